@@ -52,9 +52,6 @@ class Map(Protocol):
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries, many at a time: the keys, and the values."""
 
-    def leading(self, code: str) -> Iterator[memoryview]:
-        """Yield the first integer of each value, many at a time; `code` is struct's H or Q."""
-
     def close(self) -> None:
         """Close the map."""
 
@@ -172,8 +169,8 @@ class ArrayFile:
         self.update(_U32.pack(slot), bytes(value))
 
     def delete(self, keys: bytes) -> None:
-        """Raise NotImplementedError: an array always has its elements."""
-        raise NotImplementedError("an array always has its elements")
+        """Raise OSError (EINVAL), as the kernel does: an array always has its elements."""
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(self._path))
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all elements that the file has."""
@@ -187,10 +184,6 @@ class ArrayFile:
         data = os.pread(self.fd, self.value_size * self.max_entries, 0)
         count = len(data) // self.value_size
         yield struct.pack(f"={count}I", *range(count)), data
-
-    def leading(self, code: str) -> Iterator[memoryview]:
-        """Raise NotImplementedError: only tables have this method."""
-        raise NotImplementedError("only tables have this method")
 
     def close(self) -> None:
         """Close the file."""
@@ -244,10 +237,6 @@ class TableFile:
         entries = self.items()
         while piece := list(itertools.islice(entries, _ENTRIES)):
             yield b"".join(key for key, _ in piece), b"".join(value for _, value in piece)
-
-    def leading(self, code: str) -> Iterator[memoryview]:
-        """Raise NotImplementedError: View has the numbers that readers need."""
-        raise NotImplementedError("View has the numbers")
 
     def resize(self, max_entries: int) -> None:
         """Set how many entries the table can have."""

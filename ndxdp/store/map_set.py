@@ -235,6 +235,12 @@ class MapSet:
         assert isinstance(found, AddressMap), "called in the kernel's modes only"
         return found
 
+    def _kernel_map(self, name: str) -> KernelMap | ParkedMap | AddressMap:
+        """Return a map in the kernel, which can be counted without an object for each entry."""
+        found = self._maps[name]
+        assert isinstance(found, KernelMap | ParkedMap | AddressMap), "called in the kernel's modes"
+        return found
+
     def missing(self, directory: Path) -> list[str]:
         """Return the names of maps whose pins or files were removed."""
         try:

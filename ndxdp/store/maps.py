@@ -253,7 +253,9 @@ class Maps(RuleTables):
         """
         if not self.in_kernel:
             return None
-        paid = [until for each in self._maps["limiter"].leading("Q") for until in each.tolist()]
+        paid = [
+            until for each in self._kernel_map("limiter").leading("Q") for until in each.tolist()
+        ]
         least = time.monotonic_ns() + settings.rate_credit
         most = least + settings.rate_interval  # a larger value was written under another rate
         return Solicitors(len(paid), sum(least < until <= most for until in paid))

@@ -69,8 +69,9 @@ class ParkedMap:
             yield from opened.pieces()
 
     def leading(self, code: str) -> Iterator[memoryview]:
-        """Yield the first integer of each value, many at a time."""
+        """Yield the first integer of each value of a map in the kernel, many at a time."""
         with self.opened() as opened:
+            assert isinstance(opened, KernelMap), "called in the kernel's modes"
             yield from opened.leading(code)
 
     def close(self) -> None:

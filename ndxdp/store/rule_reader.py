@@ -177,7 +177,7 @@ class RuleReader(MapSet):
     def _count(self, name: str, by_slot: Counter[int]) -> int:
         """Add the rules in a map in the kernel to those of their slots, and return their number."""
         before = by_slot.total()
-        for words in self._maps[name].leading("H"):
+        for words in self._kernel_map(name).leading("H"):
             by_slot.update(words.tolist())
         return by_slot.total() - before
 
