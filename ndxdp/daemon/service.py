@@ -231,14 +231,17 @@ class _Daemon:
     async def _all_ended(self) -> list[BaseException | None]:
         """Wait until all uplinks have ended. End the process if the executor is stuck."""
         ends = asyncio.ensure_future(self._uplinks.ended())
+        loop = asyncio.get_running_loop()
+        proof: asyncio.Future[None] | None = None  # that the executor takes tasks
         while True:
+            if proof is None or proof.done():
+                asked, proof = loop.time(), loop.run_in_executor(self._executor, _nothing)
             done, _ = await asyncio.wait({ends}, timeout=1)
             if done:
                 return ends.result()
-            if self._pulse.age > _STUCK:
-                log.error(
-                    "ending without detaching: a task has not returned for %d s", self._pulse.age
-                )
+            stuck = loop.time() - asked
+            if stuck > _STUCK and not proof.done():
+                log.error("ending without detaching: a task has not returned for %d s", stuck)
                 logging.shutdown()
                 with contextlib.suppress(OSError, ValueError, RuntimeError):  # there is no stderr
                     faulthandler.dump_traceback()
@@ -359,6 +362,10 @@ class _Daemon:
         self._uplinks.network_changed(changes, interrupted)
         self._shares.network_changed(changes)
         return True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _contents(spec: DaemonSpec) -> tuple[list[str], list[Selector], set[str]]:
