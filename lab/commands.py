@@ -33,6 +33,11 @@ def exit_code(main: Callable[[], int]) -> Callable[[], int]:
     return guarded
 
 
+HANG = 120.0
+"""Seconds after which a command hangs. The kernel's rtnl lock, which all network namespaces of the
+machine share, may keep a command waiting for half a minute on a busy one."""
+
+
 def enter(namespace: str, args: Sequence[str]) -> list[str]:
     """Return the command that runs a command in a namespace."""
     # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
@@ -40,7 +45,7 @@ def enter(namespace: str, args: Sequence[str]) -> list[str]:
 
 
 def run_command(
-    args: list[str], *, check: bool = True, stdin: str = "", timeout: float = 30
+    args: list[str], *, check: bool = True, stdin: str = "", timeout: float = HANG
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, and return its output.
 

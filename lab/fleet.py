@@ -27,7 +27,7 @@ from pathlib import Path
 
 from lab.commands import run_command
 from lab.etcd_nodes import EtcdNode, EtcdNodes
-from lab.fleet_host import SWITCH, FleetHost, at_switch
+from lab.fleet_host import PATIENT, READY_WITHIN, SWITCH, FleetHost, at_switch
 from lab.nodes import KERNEL_WITHIN, LINK, LabNetwork, Node, wait_until
 from lab.programs import build_xdp_pass
 
@@ -190,7 +190,7 @@ class Fleet(LabNetwork):
             wait_until(
                 lambda host=host: host.is_ready(),  # type: ignore[misc]
                 f"ndxdp at {host.name} is not ready",
-                20,
+                READY_WITHIN,
                 lambda host=host: host.log()[-1500:],  # type: ignore[misc]
             )
 
@@ -264,7 +264,7 @@ class Fleet(LabNetwork):
     def move(self, number: int, host: FleetHost, via: FleetHost) -> None:
         """Move an address to a host, by the command on some host; return when it has moved."""
         name = f"{SEGMENT}/{shared_name(number)}"
-        via.ndxdp("fleet", "move", name, host.name, "-c", str(via.file))
+        via.ndxdp("fleet", "move", name, host.name, "-c", str(via.file), *PATIENT)
 
     def undo_all(self) -> None:
         """Undo every fault, and wait until all is well."""

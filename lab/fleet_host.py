@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Network
 from pathlib import Path
 
-from lab.commands import LabError, enter, run_command
+from lab.commands import HANG, LabError, enter, run_command
 from lab.nodes import Node, wait_until
 
 SWITCH = "switch"
@@ -18,6 +18,12 @@ SWITCH = "switch"
 
 PREFIX = IPv6Network("2001:db8:1::/64")
 """The prefix of the segment."""
+
+READY_WITHIN = 60.0
+"""Seconds within which a daemon begins to answer, on a busy machine, too."""
+
+PATIENT = ("--timeout", "60")
+"""Options of `ndxdp fleet move` and `drain` with which a busy machine delays them, no more."""
 
 _READY = re.compile(r"^ready\b", re.MULTILINE)
 
@@ -62,7 +68,7 @@ class FleetHost(Node):
             wait_until(
                 lambda: self.is_ready(written),
                 f"ndxdp at {self.name} is not ready",
-                20,
+                READY_WITHIN,
                 lambda: self.log(written)[-1500:],
             )
 
@@ -112,7 +118,7 @@ class FleetHost(Node):
         return os.environ | own
 
     def ndxdp(
-        self, *args: str, check: bool = True, timeout: float = 30
+        self, *args: str, check: bool = True, timeout: float = HANG
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of ndxdp on the host. Raises LabError if it fails and `check` is set."""
         own = [f"NDXDP_BPFFS={self.bpffs}", f"NDXDP_RUN_DIRECTORY={self.run_directory}"]
@@ -120,7 +126,7 @@ class FleetHost(Node):
 
     def drain(self) -> None:
         """Let the host give up all shared addresses, and take none."""
-        self.ndxdp("fleet", "drain", "-c", str(self.file))
+        self.ndxdp("fleet", "drain", "-c", str(self.file), *PATIENT)
 
     def undrain(self) -> None:
         """Let the host take shared addresses again."""

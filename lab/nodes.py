@@ -19,7 +19,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any, NamedTuple, Self
 
 from lab.capture import run_in
-from lab.commands import LabError, enter, run_command
+from lab.commands import HANG, LabError, enter, run_command
 
 LINK = "eth0"
 """The interface of a node."""
@@ -28,6 +28,14 @@ KERNEL_WITHIN = 60.0
 """Seconds within which the kernel's work queues bring a link up and join its addresses' groups.
 
 All network namespaces of the machine share these queues: on a busy one, they are late by seconds.
+"""
+
+LOOKS_MIN = 20
+"""Looks at something before a test gives up, even if its time is over.
+
+All network namespaces of the machine share one lock of the kernel (rtnl). While one of them is
+removed, or a flood delays RCU, each command of another one may take many seconds, and so may the
+event that it looks for.
 """
 
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
@@ -83,7 +91,7 @@ class Node:
         self.mac = mac
 
     def run(
-        self, *args: str, check: bool = True, stdin: str = "", timeout: float = 30
+        self, *args: str, check: bool = True, stdin: str = "", timeout: float = HANG
     ) -> subprocess.CompletedProcess[str]:
         """Run a command there to its end. Raises LabError if it fails and `check` is set."""
         return run_command(enter(self.name, args), check=check, stdin=stdin, timeout=timeout)
@@ -228,12 +236,14 @@ def wait_until(
 ) -> None:
     """Wait until a probe is true.
 
-    Raises LabError with the problem, and the result of `explain`, after `within` seconds.
+    Raises LabError with the problem, and the result of `explain`, after `within` seconds and
+    LOOKS_MIN probes.
     """
     patience = float(os.environ.get("NDXDP_TEST_PATIENCE", "1"))
-    give_up = time.monotonic() + within * patience
+    give_up, looks = time.monotonic() + within * patience, 0
     while not probe():
-        if time.monotonic() > give_up:
+        looks += 1
+        if looks >= LOOKS_MIN and time.monotonic() > give_up:
             raise LabError(f"After {within:g} s {problem}.", str(explain()))
         time.sleep(0.05)
 

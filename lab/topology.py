@@ -22,7 +22,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import IO, Any, NamedTuple, Self
 
 from lab.capture import Capture, packet_socket
-from lab.commands import LabError, enter, run_command, stop
+from lab.commands import HANG, LabError, enter, run_command, stop
 from lab.nodes import KERNEL_WITHIN
 from lab.programs import build_xdp_pass
 
@@ -190,7 +190,7 @@ class Lab:
         *args: str,
         check: bool = True,
         stdin: str = "",
-        timeout: float = 30,
+        timeout: float = HANG,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a namespace to its end, and return its output.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.fleet import SEGMENT, Fleet, shared_address
-from lab.fleet_host import FleetHost
+from lab.fleet_host import PATIENT, FleetHost
 from lab.nodes import wait_until
 from tests.fixtures.network import NDXDP
 
@@ -41,7 +41,8 @@ def lan(running: Fleet) -> Iterator[Fleet]:
 
 def fleet(host: FleetHost, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command of `ndxdp fleet` at a host."""
-    found = host.ndxdp("fleet", words[0], "-c", str(host.file), *words[1:], check=False)
+    patient = PATIENT if words[0] in ("move", "drain") and code == 0 else ()
+    found = host.ndxdp("fleet", words[0], "-c", str(host.file), *patient, *words[1:], check=False)
     assert found.returncode == code, found
     return found
 
