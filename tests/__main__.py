@@ -2,7 +2,8 @@
 
 Without a test file among the arguments, every test file runs, each in namespaces of its own, the
 longest files first. Two more run at once than there are processors, because many tests wait for
-the kernels and daemons that they started. The output of a file is printed if one of its tests
+the kernels and daemons that they started. Files that keep the whole kernel busy run alone, at the
+end. The output of a file is printed if one of its tests
 failed. No test is run a second time: a test that fails now and then is a defect.
 
 `python -m tests --repeat N ARGUMENTS` finds such a test: it runs pytest with the same arguments N
@@ -24,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +35,9 @@ from tests.fixtures import machine
 _HERE = Path(__file__).resolve().parent
 _NO_TESTS = 5  # pytest's exit code if no test was selected
 _RUNS_PER_PROCESSOR = 2  # of --repeat
+_ALONE = ("test_benchmarks.py",)
+"""Files that flood the kernel at a high priority. RCU waits for a flood, and the rtnl lock for RCU:
+commands in all other network namespaces take seconds, some a minute."""
 
 
 class Run(NamedTuple):
@@ -90,7 +95,9 @@ def _run_all_files(words: list[str]) -> int:
     total: Counter[str] = Counter()
     failed: list[str] = []
     at_once = (os.cpu_count() or 1) + 2
-    for run in _runs(at_once, ((f.name, [f"tests/{f.name}", *words]) for f in files)):
+    alone = [path for path in files if path.name in _ALONE]
+    together = [path for path in files if path not in alone]
+    for run in chain(_files(at_once, together, words), _files(1, alone, words)):
         _print_run(run)
         for number, outcome in re.findall(r"(\d+) ([a-z]+)", run.summary.partition(" in ")[0]):
             total[outcome.rstrip("s")] += int(number)
@@ -101,6 +108,11 @@ def _run_all_files(words: list[str]) -> int:
     if failed:
         print(f"failed: {' '.join(sorted(failed))}")
     return 1 if failed or not total["passed"] else 0
+
+
+def _files(at_once: int, files: list[Path], words: list[str]) -> Iterator[Run]:
+    """Run test files, several at once; yield each run when it has ended."""
+    return _runs(at_once, ((path.name, [f"tests/{path.name}", *words]) for path in files))
 
 
 def _repeat(words: list[str]) -> int:

@@ -54,6 +54,7 @@ def test_a_file_that_failed_is_not_run_again(
     monkeypatch.setattr(sys, "argv", ["tests", "-q"])
     assert suite.main() == 1
     assert sorted(runs) == sorted(path.name for path in (REPOSITORY / "tests").glob("test_*.py"))
+    assert runs[-1] == "test_benchmarks.py", "beside other tests, it would delay them"
     printed = capsys.readouterr().out
     assert "E   assert 1 == 2" in printed
     assert printed.count("failed: test_suite.py\n") == 1
