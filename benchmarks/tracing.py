@@ -34,6 +34,7 @@ from lab.programs import build_xdp_pass
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import Layout
 from ndxdp.kernel.loader import OBJECT
+from ndxdp.kernel.ring_buffer import RingBuffer
 from ndxdp.ndp.message import solicit
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.ndp.reason import Reason
@@ -159,7 +160,7 @@ def _traced(program: Program, runs: int, every: int) -> float:
     """Return ns per run, in batches that fit the ring, each read before the next."""
     program.set(trace_until=time.monotonic_ns() + _HOUR, trace_every=every)
     took = []
-    with program.open("events") as fd, contextlib.closing(bpf_maps.RingBuffer(fd)) as ring:
+    with program.open("events") as fd, contextlib.closing(RingBuffer(fd)) as ring:
         while ring.consume():
             pass
         for _ in range(max(runs // (_CHUNK * every), 1)):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.kernel import bpf_hooks, bpf_maps, bpf_programs, libbpf
+from ndxdp.kernel.ring_buffer import RingBuffer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NDXDP = (sys.executable, "-m", "ndxdp")
@@ -116,7 +117,7 @@ class Wire:
         self._maps: dict[str, int] = {}
         self._programs: dict[str, int] = {}
         self._load()
-        self._sample = bpf_maps.RingBuffer(self._maps["sample"])
+        self._sample = RingBuffer(self._maps["sample"])
         ifindex = socket.if_nametoindex(LINK)
         self._ifindex = ifindex
         self._cpus = bpf_maps.possible_cpus()

@@ -14,12 +14,14 @@ from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.store.directories import Trees
 from tests.fixtures import doctor, engine, etcd, features, network
 from tests.fixtures import hostile as hostile_server
+from tests.fixtures.deprecated import restored_network
 from tests.fixtures.engine import Engine
 from tests.fixtures.etcd import Cluster
 from tests.fixtures.fake_engine import Fake
 from tests.fixtures.fleet_commands import write_fleet_of_three
 from tests.fixtures.learning_world import World
 from tests.fixtures.network import Network
+from tests.fixtures.proposing import Place, without_forwarding
 from tests.fixtures.segment import Segment, segment
 from tests.fixtures.traced import MODES, in_mode
 
@@ -62,6 +64,32 @@ def net() -> Iterator[Network]:
     """Return a router on one side of a veth, with this host on the other."""
     with network.network() as made:
         yield made
+
+
+@pytest.fixture
+def restored_net(privacy: None) -> Iterator[Network]:
+    """Return the same network; restore at the end what a daemon changed of its addresses."""
+    with restored_network() as made:
+        yield made
+
+
+@pytest.fixture
+def end_host(net: Network) -> Iterator[Network]:
+    """Return the same network, where this host does not forward; remove the links of the test."""
+    with without_forwarding():
+        yield net
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Return the place of the files that `ndxdp init` writes."""
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return the path of a configuration file that the test writes."""
+    return tmp_path / "ndxdp.toml"
 
 
 @pytest.fixture

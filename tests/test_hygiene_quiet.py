@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -21,7 +20,6 @@ from tests.fixtures.deprecated import (
     VENET,
     deprecated,
     reload,
-    restored_network,
     venet,
     write,
 )
@@ -47,18 +45,6 @@ def source() -> str:
     return str(shown[0]["prefsrc"])
 
 
-@pytest.fixture
-def net(privacy: None) -> Iterator[Network]:
-    """Yield the two ends; restore at the end what a test's daemon changed."""
-    with restored_network() as made:
-        yield made
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "ndxdp.toml"
-
-
 def statuses() -> dict[str, Any]:
     found: dict[str, Any] = ndxdp("status", "--json").json()
     return found
@@ -68,10 +54,12 @@ def statuses() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", [ARPHRD_VOID, None], ids=["void", "none"])
-def test_addresses_are_kept_without_a_mac(net: Network, file: Path, kind: int | None) -> None:
+def test_addresses_are_kept_without_a_mac(
+    restored_net: Network, file: Path, kind: int | None
+) -> None:
     with venet(kind):
         assert source() != ONE
-        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
         assert running.ready == (
             f"ready: {VENET} keeps its addresses; nothing is answered: {NO_MAC}\n"
         )
@@ -87,12 +75,12 @@ def test_addresses_are_kept_without_a_mac(net: Network, file: Path, kind: int | 
         assert f"{VENET}: {TWO} is deprecated now" in ended.err
 
 
-def test_without_a_bpf_file_system(net: Network, file: Path) -> None:
+def test_without_a_bpf_file_system(restored_net: Network, file: Path) -> None:
     """Keep the addresses in containers of OpenVZ, which have no BPF."""
     with venet():
         sh("umount", str(BPFFS))
         try:
-            running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+            running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
             eventually(lambda: deprecated() == {TWO, THREE})
             assert f"{VENET}  nothing is answered: {NO_MAC}\n" in done("status")
             assert [each["interface"] for each in statuses()["addresses"]] == [VENET]
@@ -104,11 +92,11 @@ def test_without_a_bpf_file_system(net: Network, file: Path) -> None:
             sh("mount", "-t", "bpf", "bpf", str(BPFFS))
 
 
-def test_the_loopback_interface(net: Network, file: Path) -> None:
+def test_the_loopback_interface(restored_net: Network, file: Path) -> None:
     try:
         for text in (ONE, TWO):
             sh("ip", "-6", "address", "add", f"{text}/128", "dev", "lo")
-        running = net.run("-c", str(write(file, ("lo", ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, ("lo", ADDRESSES))))
         eventually(lambda: deprecated("lo") == {TWO})  # ::1 stays, too
         assert running.end().code == 0
     finally:
@@ -116,7 +104,7 @@ def test_the_loopback_interface(net: Network, file: Path) -> None:
             sh("ip", "-6", "address", "delete", f"{text}/128", "dev", "lo")
 
 
-def test_status_check_and_metrics(net: Network, file: Path) -> None:
+def test_status_check_and_metrics(restored_net: Network, file: Path) -> None:
     top = 'log_level = "info"\n[metrics]\nlisten = "[::1]:9878"\n'
     with venet():
         write(file, (VENET, ADDRESSES), (UPLINK, ""), top=top)
@@ -124,7 +112,7 @@ def test_status_check_and_metrics(net: Network, file: Path) -> None:
         assert checked[1] == (
             f"{VENET}  nothing is answered: {NO_MAC}; deprecates: ::/0; prefers: ::1/-64"
         )
-        running = net.run("-c", str(file))
+        running = restored_net.run("-c", str(file))
         eventually(lambda: deprecated() == {TWO, THREE})
         eventually(lambda: len(statuses()["addresses"][0]["deprecated"]) == 2)
         assert statuses()["addresses"] == [
@@ -164,7 +152,7 @@ def fetch(path: str) -> str:
         return str(answer.read().decode())
 
 
-def test_rules_are_refused_there(net: Network, file: Path) -> None:
+def test_rules_are_refused_there(restored_net: Network, file: Path) -> None:
     """Refuse rules there with a cure; without rules, keep the addresses."""
     with venet():
         more = f'[[interface.prefix]]\nprefix = "{BEHIND}"\n{ADDRESSES}'
@@ -191,10 +179,10 @@ def test_rules_are_refused_there(net: Network, file: Path) -> None:
             assert running.end().code == 0
 
 
-def test_tables_that_do_nothing_there(net: Network, file: Path) -> None:
+def test_tables_that_do_nothing_there(restored_net: Network, file: Path) -> None:
     with venet():
         more = f"[interface.gateway]\n[interface.announce]\n{ADDRESSES}"
-        running = net.run("-c", str(write(file, (VENET, more))))
+        running = restored_net.run("-c", str(write(file, (VENET, more))))
         eventually(lambda: deprecated() == {TWO, THREE})
         output = running.end().err
         for table in ("gateway", "announce"):
@@ -202,7 +190,7 @@ def test_tables_that_do_nothing_there(net: Network, file: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("attach", VENET), ("run", "-i", VENET)], ids=["attach", "run"])
-def test_there_is_nothing_to_answer(net: Network, words: tuple[str, ...]) -> None:
+def test_there_is_nothing_to_answer(restored_net: Network, words: tuple[str, ...]) -> None:
     with venet():
         result = ndxdp(*words, "-n", BEHIND)
         assert result.code == 1
@@ -214,10 +202,10 @@ def test_there_is_nothing_to_answer(net: Network, words: tuple[str, ...]) -> Non
         )
 
 
-def test_the_interface_is_deleted_and_created_again(net: Network, file: Path) -> None:
+def test_the_interface_is_deleted_and_created_again(restored_net: Network, file: Path) -> None:
     with contextlib.ExitStack() as first:
         first.enter_context(venet())
-        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
         eventually(lambda: deprecated() == {TWO, THREE})
         first.close()
         eventually(lambda: call("ip", "link", "show", VENET).code)
@@ -232,11 +220,11 @@ def test_the_interface_is_deleted_and_created_again(net: Network, file: Path) ->
             assert f"{VENET} has gone; waiting for it" in ended.err
 
 
-def test_a_renamed_interface_is_restored(net: Network, file: Path) -> None:
+def test_a_renamed_interface_is_restored(restored_net: Network, file: Path) -> None:
     """Restore an interface that is renamed, and wait for another device of the configured name."""
     with venet():
         sh("sysctl", "-qw", f"net.ipv6.conf.{VENET}.keep_addr_on_down=1")
-        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
         eventually(lambda: deprecated() == {TWO, THREE})
         sh("ip", "link", "set", VENET, "down")
         assert deprecated() == {TWO, THREE}
@@ -248,12 +236,12 @@ def test_a_renamed_interface_is_restored(net: Network, file: Path) -> None:
         assert running.end().code == 0
 
 
-def test_two_daemons_at_one_interface(net: Network, file: Path, tmp_path: Path) -> None:
+def test_two_daemons_at_one_interface(restored_net: Network, file: Path, tmp_path: Path) -> None:
     """Keep the addresses in the second daemon as well; it restores nothing."""
     with venet():
-        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
         eventually(lambda: deprecated() == {TWO, THREE})
-        other = net.run("-c", str(write(tmp_path / "other.toml", (VENET, ADDRESSES))))
+        other = restored_net.run("-c", str(write(tmp_path / "other.toml", (VENET, ADDRESSES))))
         result = other.end()
         assert "are kept by a running `ndxdp run`" in result.err
         refused = ndxdp("detach", VENET)

@@ -22,7 +22,6 @@ from tests.fixtures.deprecated import (
     VENET,
     deprecated,
     reload,
-    restored_network,
     venet,
     write,
 )
@@ -52,18 +51,6 @@ def labelled(interface: str = UPLINK) -> set[str]:
     lines = [line.split() for line in sh("ip", "addrlabel", "list").splitlines()]
     ours = (line for line in lines if line[-3:] == [interface, "label", str(LABEL)])
     return {line[1].removesuffix("/128") for line in ours}
-
-
-@pytest.fixture
-def net(privacy: None) -> Iterator[Network]:
-    """Yield the two ends; restore at the end what a test's daemon changed."""
-    with restored_network() as made:
-        yield made
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "ndxdp.toml"
 
 
 # ---- restoring -----------------------------------------------------------------------------------
@@ -104,10 +91,10 @@ def is_restored(interface: str) -> bool:
 
 
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
-def test_removing_the_section_restores(net: Network, file: Path, interface: str) -> None:
+def test_removing_the_section_restores(restored_net: Network, file: Path, interface: str) -> None:
     with host(interface):
         write(file, (interface, ADDRESSES), ("up9", ""))
-        running = net.run("-c", str(file))
+        running = restored_net.run("-c", str(file))
         eventually(lambda: was_changed(interface))
         eventually(lambda: labelled(interface) == {TWO})  # no manager renews THREE's lifetimes
         write(file, (interface, ""), ("up9", ""))
@@ -119,9 +106,9 @@ def test_removing_the_section_restores(net: Network, file: Path, interface: str)
 
 
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
-def test_removing_the_interface_restores(net: Network, file: Path, interface: str) -> None:
+def test_removing_the_interface_restores(restored_net: Network, file: Path, interface: str) -> None:
     with host(interface):
-        running = net.run("-c", str(write(file, (interface, ADDRESSES), ("up9", ""))))
+        running = restored_net.run("-c", str(write(file, (interface, ADDRESSES), ("up9", ""))))
         eventually(lambda: was_changed(interface))
         write(file, ("up9", ""))
         reload(running)
@@ -130,9 +117,9 @@ def test_removing_the_interface_restores(net: Network, file: Path, interface: st
 
 
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
-def test_other_patterns_restore_the_rest(net: Network, file: Path, interface: str) -> None:
+def test_other_patterns_restore_the_rest(restored_net: Network, file: Path, interface: str) -> None:
     with host(interface):
-        running = net.run("-c", str(write(file, (interface, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (interface, ADDRESSES))))
         eventually(lambda: was_changed(interface))
         write(file, (interface, f'[interface.addresses]\ndeprecate = ["{ONE}"]\n'))
         reload(running)
@@ -142,9 +129,13 @@ def test_other_patterns_restore_the_rest(net: Network, file: Path, interface: st
 
 
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
-def test_the_end_restores_where_it_detaches(net: Network, file: Path, interface: str) -> None:
+def test_the_end_restores_where_it_detaches(
+    restored_net: Network, file: Path, interface: str
+) -> None:
     with host(interface):
-        running = net.run("-c", str(write(file, (interface, f'on_stop = "detach"\n{ADDRESSES}'))))
+        running = restored_net.run(
+            "-c", str(write(file, (interface, f'on_stop = "detach"\n{ADDRESSES}')))
+        )
         eventually(lambda: was_changed(interface))
         assert running.end().code == 0
         assert is_restored(interface)
@@ -153,19 +144,19 @@ def test_the_end_restores_where_it_detaches(net: Network, file: Path, interface:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
 def test_the_next_daemon_or_detach_restores(
-    net: Network, file: Path, interface: str, number: int
+    restored_net: Network, file: Path, interface: str, number: int
 ) -> None:
     """Keep changed addresses when the daemon ends; the next daemon or `detach` restores them."""
     with host(interface):
         write(file, (interface, ADDRESSES))
-        net.run("-c", str(file)).end(number)
-        running = net.run("-c", str(file))
+        restored_net.run("-c", str(file)).end(number)
+        running = restored_net.run("-c", str(file))
         eventually(lambda: was_changed(interface))
         running.end(number)
         assert was_changed(interface)
         if interface == UPLINK:
             write(file, (interface, ""))
-            running = net.run("-c", str(file))
+            running = restored_net.run("-c", str(file))
             eventually(lambda: is_restored(interface))
             assert running.end().code == 0
         else:
@@ -173,9 +164,9 @@ def test_the_next_daemon_or_detach_restores(
             assert is_restored(interface)
 
 
-def test_detach_all(net: Network, file: Path) -> None:
+def test_detach_all(restored_net: Network, file: Path) -> None:
     with host(VENET):
-        running = net.run("-c", str(write(file, (VENET, ADDRESSES), (UPLINK, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES), (UPLINK, ADDRESSES))))
         eventually(lambda: was_changed(VENET) and HOST in deprecated(UPLINK))
         assert running.end().code == 0
         done("detach", "--all")
@@ -183,9 +174,9 @@ def test_detach_all(net: Network, file: Path) -> None:
         assert deprecated(UPLINK) == set()
 
 
-def test_lifetimes_that_were_set_since_stay(net: Network, file: Path) -> None:
+def test_lifetimes_that_were_set_since_stay(restored_net: Network, file: Path) -> None:
     with host(VENET):
-        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
         eventually(lambda: was_changed(VENET))
         assert running.end().code == 0
         how = "valid_lft 1000 preferred_lft 500"
@@ -194,12 +185,12 @@ def test_lifetimes_that_were_set_since_stay(net: Network, file: Path) -> None:
         assert 440 < lifetime(TWO) <= 500
 
 
-def test_a_directory_that_may_not_be_written(net: Network, file: Path) -> None:
+def test_a_directory_that_may_not_be_written(restored_net: Network, file: Path) -> None:
     """Keep the addresses without a writable directory, and log that they cannot be restored."""
     with host(VENET):
         FILES.write_text("in the way")
         try:
-            running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+            running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
             eventually(lambda: was_changed(VENET))
             assert "cannot save the former lifetimes of addresses" in running.end().err
         finally:
@@ -207,12 +198,12 @@ def test_a_directory_that_may_not_be_written(net: Network, file: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"changed": {"x": 1}}', '{"changed": 7}'])
-def test_a_damaged_file(net: Network, file: Path, text: str) -> None:
+def test_a_damaged_file(restored_net: Network, file: Path, text: str) -> None:
     with host(VENET):
         (FILES / "addresses").mkdir(parents=True)
         (FILES / "addresses" / VENET).write_text(text)
         done("status")
-        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        running = restored_net.run("-c", str(write(file, (VENET, ADDRESSES))))
         eventually(lambda: was_changed(VENET))
         assert running.end().code == 0
         done("detach", VENET)
@@ -270,11 +261,11 @@ class Watch:
         self._process.wait()
 
 
-def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None:
+def test_router_advertisements(restored_net: Network, file: Path, tmp_path: Path) -> None:
     """Keep the kernel from choosing an address that each router advertisement makes preferred."""
     sh("sysctl", "-qw", f"net.ipv6.conf.{UPLINK}.accept_ra=2")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(radvd(net, tmp_path))
+        stack.enter_context(radvd(restored_net, tmp_path))
 
         def slaac() -> set[str]:
             shown = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", UPLINK))
@@ -284,7 +275,7 @@ def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None
         sh("ip", "link", "set", UPLINK, "addrgenmode", "eui64")
         (text,) = eventually(slaac, within=20)
         write(file, (UPLINK, '[interface.addresses]\ndeprecate = ["2001:db8:9::/64"]\n'))
-        running = net.run("-c", str(file))
+        running = restored_net.run("-c", str(file))
         eventually(lambda: deprecated(UPLINK) == {text})
         eventually(lambda: labelled() == {text})
         watch = Watch(tmp_path)
@@ -313,7 +304,7 @@ def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None
 # ---- doctor --------------------------------------------------------------------------------------
 
 
-def test_doctor_examines_it(net: Network) -> None:
+def test_doctor_examines_it(restored_net: Network) -> None:
     with venet():
         for words in ((), (VENET,)):
             result = ndxdp("doctor", *words, "--json")
@@ -331,7 +322,7 @@ def test_doctor_examines_it(net: Network) -> None:
             assert data["exit_code"] == 0, found
 
 
-def test_doctor_finds_faults_there(net: Network) -> None:
+def test_doctor_finds_faults_there(restored_net: Network) -> None:
     with venet():
         sh("ip", "-6", "route", "delete", "default")
         result = ndxdp("doctor", VENET)
@@ -351,7 +342,7 @@ def test_doctor_finds_faults_there(net: Network) -> None:
         assert f"{VENET} is down" in result.out
 
 
-def test_doctor_of_an_interface_with_a_gateway(net: Network) -> None:
+def test_doctor_of_an_interface_with_a_gateway(restored_net: Network) -> None:
     """Report that a gateway needs no MAC, as on a tunnel whose far end has an address."""
     with venet(None):
         sh("ip", "-6", "route", "delete", "default")
@@ -362,7 +353,7 @@ def test_doctor_of_an_interface_with_a_gateway(net: Network) -> None:
         assert result.code == 0
 
 
-def test_a_firewall_against_neighbor_discovery_does_not_matter_there(net: Network) -> None:
+def test_a_firewall_against_neighbor_discovery_does_not_matter_there(restored_net: Network) -> None:
     with venet():
         sh("nft", "add table inet guard")
         sh("nft", "add chain inet guard input { type filter hook input priority 0; policy drop; }")

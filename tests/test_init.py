@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +34,12 @@ from tests.fixtures.network import (
     python,
     sh,
 )
-from tests.fixtures.proposing import GUEST, GUEST_LINK, OTHER, Place, bridge, ip, without_forwarding
+from tests.fixtures.proposing import GUEST, GUEST_LINK, OTHER, Place, bridge, ip
 from tests.fixtures.tap import tap, tun
 from tests.test_doctor_blind import DENIED
 
 ON_LINK = "2001:db8::/64"
 ROUTED = "2001:db8:7::/64"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-@pytest.fixture
-def host(net: Network) -> Iterator[Network]:
-    """Yield a host that does not forward; remove the links of the test."""
-    with without_forwarding():
-        yield net
 
 
 def guest(name: str, address: str) -> None:
@@ -98,7 +85,7 @@ def refused(*words: str) -> Done:
 
 
 @pytest.fixture
-def documented(host: Network, fake: Fake) -> tuple[str, str]:
+def documented(end_host: Network, fake: Fake) -> tuple[str, str]:
     """Build the host of docs/setup.md; return the options that name its engine."""
     ip(
         f"address flush dev {UPLINK} scope global",
@@ -141,7 +128,7 @@ def test_the_page_shows_it(documented: tuple[str, str], place: Place, fake: Fake
 # ---- networks ------------------------------------------------------------------------------------
 
 
-def test_a_docker_network(host: Network, docker_engine: Engine, place: Place) -> None:
+def test_a_docker_network(end_host: Network, docker_engine: Engine, place: Place) -> None:
     """Go all the way: what init writes answers for a container, and its commands work."""
     docker_engine.make_network("six", BEHIND)
     docker_engine.make_network("four")
@@ -160,8 +147,8 @@ def test_a_docker_network(host: Network, docker_engine: Engine, place: Place) ->
         assert run == f"ndxdp run -c {place.config}"
         sh(*apply.split())
         assert Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text() == "1\n"
-        running = host.run("-c", str(place.config))
-        assert eventually(host.answers)
+        running = end_host.run("-c", str(place.config))
+        assert eventually(end_host.answers)
         words = explain.partition("#")[0].split()[1:]
         assert words == ["explain", UPLINK, TARGET]
         assert "reason   answered" in ndxdp(*words).out
@@ -171,7 +158,7 @@ def test_a_docker_network(host: Network, docker_engine: Engine, place: Place) ->
         docker_engine.clear()
 
 
-def test_docker_has_the_whole_prefix(host: Network, docker_engine: Engine) -> None:
+def test_docker_has_the_whole_prefix(end_host: Network, docker_engine: Engine) -> None:
     docker_engine.make_network("six", ON_LINK)
     try:
         words = ("--docker-socket", str(docker_engine.socket))
@@ -181,7 +168,7 @@ def test_docker_has_the_whole_prefix(host: Network, docker_engine: Engine) -> No
         docker_engine.clear()
 
 
-def test_docker_without_ipv6(host: Network, docker_engine: Engine) -> None:
+def test_docker_without_ipv6(end_host: Network, docker_engine: Engine) -> None:
     docker_engine.make_network("four")
     try:
         result = refused("--docker-socket", str(docker_engine.socket))
@@ -191,7 +178,7 @@ def test_docker_without_ipv6(host: Network, docker_engine: Engine) -> None:
         docker_engine.clear()
 
 
-def test_libvirt(host: Network, place: Place) -> None:
+def test_libvirt(end_host: Network, place: Place) -> None:
     """Answer for a living guest of virbr0, and for no other address of its subnet."""
     bridge("virbr0", OTHER)
     guest("virbr0", "2001:db8::d:0:0:7")
@@ -205,13 +192,13 @@ def test_libvirt(host: Network, place: Place) -> None:
         in result.out
     )
     sh("sysctl", "-p", str(place.sysctl))
-    running = host.run("-c", str(place.config))
-    assert host.ask("2001:db8::d:0:0:7") == (HOST_MAC, "2001:db8::d:0:0:7")
-    assert host.silent("2001:db8::d:0:0:8")
+    running = end_host.run("-c", str(place.config))
+    assert end_host.ask("2001:db8::d:0:0:7") == (HOST_MAC, "2001:db8::d:0:0:7")
+    assert end_host.silent("2001:db8::d:0:0:8")
     assert running.end().code == 0
 
 
-def test_a_tap_bridge_and_a_tunnel(host: Network) -> None:
+def test_a_tap_bridge_and_a_tunnel(end_host: Network) -> None:
     with tap("tap7"), tun("tun7"):
         bridge("br-vm", OTHER)
         ip(
@@ -225,7 +212,7 @@ def test_a_tap_bridge_and_a_tunnel(host: Network) -> None:
         ]
 
 
-def test_a_routed_prefix(host: Network, place: Place) -> None:
+def test_a_routed_prefix(end_host: Network, place: Place) -> None:
     bridge("br-vm", ROUTED)
     result = place.init("--yes")
     assert result.code == 1
@@ -235,18 +222,18 @@ def test_a_routed_prefix(host: Network, place: Place) -> None:
     assert place.files() == []
 
 
-def test_nothing_behind(host: Network) -> None:
+def test_nothing_behind(end_host: Network) -> None:
     assert "a part of the on-link prefix: 2001:db8:0:0:1::/80" in refused().err
 
 
-def test_one_prefix_on_both_sides(host: Network) -> None:
+def test_one_prefix_on_both_sides(end_host: Network) -> None:
     bridge("br-vm", ON_LINK)
     assert shares() == [{"upstream": UPLINK, "downstream": ["br-vm"]}]
     assert f"{ON_LINK} is on {UPLINK} and on br-vm: the kernel has two routes" in seen()
     assert ndxdp("init", "--json").json()["shares"] == shares()
 
 
-def test_hosts_without_a_prefix_of_their_own(host: Network, place: Place) -> None:
+def test_hosts_without_a_prefix_of_their_own(end_host: Network, place: Place) -> None:
     """A router advertises the prefix, and a guest is on a bridge without an address."""
     sh("ip", "-6", "route", "delete", "default")
     advertise()
@@ -269,7 +256,7 @@ def test_hosts_without_a_prefix_of_their_own(host: Network, place: Place) -> Non
     assert "proto ra" in default_route()
 
 
-def test_a_delegated_prefix_needs_no_share(host: Network, place: Place) -> None:
+def test_a_delegated_prefix_needs_no_share(end_host: Network, place: Place) -> None:
     """A client of DHCPv6 has a prefix for this host, of which no part is in use yet."""
     bridge("br-vm", "fd00:7::/64")
     guest("br-vm", "fd00:7::7")
@@ -283,7 +270,7 @@ def test_a_delegated_prefix_needs_no_share(host: Network, place: Place) -> None:
     assert shares() == [{"upstream": UPLINK, "downstream": ["br-vm"]}]
 
 
-def test_a_single_address_on_the_uplink(host: Network) -> None:
+def test_a_single_address_on_the_uplink(end_host: Network) -> None:
     ip(
         f"address flush dev {UPLINK} scope global",
         f"address add 2001:db8:9::2/128 dev {UPLINK} nodad",
@@ -294,7 +281,7 @@ def test_a_single_address_on_the_uplink(host: Network) -> None:
     assert rule == {"prefix": "2001:db8:9::/64", "answer": "neighbour", "dev": ["br-vm"]}
 
 
-def test_a_local_route(host: Network, place: Place) -> None:
+def test_a_local_route(end_host: Network, place: Place) -> None:
     ip(f"route add local {BEHIND} dev lo")
     try:
         assert place.init("--yes").code == 0
@@ -318,7 +305,7 @@ def second_uplink() -> None:
     )
 
 
-def test_several_default_routes(host: Network) -> None:
+def test_several_default_routes(end_host: Network) -> None:
     second_uplink()
     bridge("virbr0", OTHER)
     bridge("virbr1", "2001:db8:9:0:d::/80")
@@ -332,7 +319,7 @@ def test_several_default_routes(host: Network) -> None:
     assert "the on-link prefix of" not in seen("up1")
 
 
-def test_one_route_over_two_uplinks(host: Network) -> None:
+def test_one_route_over_two_uplinks(end_host: Network) -> None:
     second_uplink()
     ip(
         "route delete default dev up1",
@@ -344,7 +331,7 @@ def test_one_route_over_two_uplinks(host: Network) -> None:
     assert f"{UPLINK} and up1 are uplinks" in seen()
 
 
-def test_no_default_route(host: Network) -> None:
+def test_no_default_route(end_host: Network) -> None:
     ip(f"route delete default dev {UPLINK}")
     result = refused()
     assert "there is no IPv6 default route, so the uplink is not known" in result.err
@@ -352,7 +339,7 @@ def test_no_default_route(host: Network) -> None:
     assert printed(UPLINK)["name"] == UPLINK
 
 
-def test_no_ipv6(host: Network) -> None:
+def test_no_ipv6(end_host: Network) -> None:
     conf("disable_ipv6", 1, "all")
     try:
         assert "IPv6 is disabled on this host" in refused().err
@@ -373,7 +360,7 @@ MAIN = "import sys; from ndxdp.cli.main import main; sys.argv[1:] = ['init', '-o
         ("AF_NETLINK", "ndxdp: Address family not supported by protocol"),
     ],
 )
-def test_without_a_family_of_sockets(host: Network, family: str, sentence: str) -> None:
+def test_without_a_family_of_sockets(end_host: Network, family: str, sentence: str) -> None:
     code = DENIED.format(family=family)
     if family == "AF_INET6":
         code += (
@@ -385,18 +372,18 @@ def test_without_a_family_of_sockets(host: Network, family: str, sentence: str) 
     assert "Traceback" not in result.err
 
 
-def test_no_sysctls(host: Network) -> None:
+def test_no_sysctls(end_host: Network) -> None:
     hide = 'mount -t tmpfs tmpfs /proc/sys/net && exec "$@"'
     result = call("unshare", "--mount", "sh", "-c", hide, "sh", *NDXDP, "init", "-o", "-")
     assert (result.code, result.out) == (1, "")
     assert result.err == "ndxdp: cannot read /proc/sys/net/ipv6\n  hint: is /proc mounted?\n"
 
 
-def test_no_such_interface(host: Network) -> None:
+def test_no_such_interface(end_host: Network) -> None:
     assert "there is no interface 'nope'" in refused("nope").err
 
 
-def test_a_bridge_as_uplink(host: Network) -> None:
+def test_a_bridge_as_uplink(end_host: Network) -> None:
     """Choose the bridge that has the default route, as Proxmox VE makes it."""
     ip(
         "link add vmbr0 type bridge",
@@ -417,7 +404,7 @@ def test_a_bridge_as_uplink(host: Network) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vlan", "veth"])
-def test_a_vlan_as_uplink(host: Network, place: Place, kind: str) -> None:
+def test_a_vlan_as_uplink(end_host: Network, place: Place, kind: str) -> None:
     """Write sysctls for a name with a dot. Some kernels have no VLANs, but such names."""
     name = f"{UPLINK}.100"
     words = [name, "type", "veth", "peer", "far100"]
@@ -442,7 +429,7 @@ def test_a_vlan_as_uplink(host: Network, place: Place, kind: str) -> None:
         assert Path(f"/proc/sys/net/ipv6/conf/{key}").read_text() == value
 
 
-def test_an_uplink_without_a_mac(host: Network) -> None:
+def test_an_uplink_without_a_mac(end_host: Network) -> None:
     bridge("virbr0", OTHER)
     with tun("tun7"):
         ip("link set tun7 up")
@@ -451,7 +438,7 @@ def test_an_uplink_without_a_mac(host: Network) -> None:
     assert "ndxdp cannot answer on tun7" in result.err
 
 
-def test_a_route_by_advertisement_survives(host: Network, place: Place) -> None:
+def test_a_route_by_advertisement_survives(end_host: Network, place: Place) -> None:
     """Keep the default route that turning forwarding on would remove."""
     ip(f"route delete default dev {UPLINK}")
     advertise()
@@ -463,7 +450,7 @@ def test_a_route_by_advertisement_survives(host: Network, place: Place) -> None:
     assert Path(f"/proc/sys/net/ipv6/conf/{UPLINK}/forwarding").read_text() == "1\n"
 
 
-def test_a_later_file_of_sysctls(host: Network) -> None:
+def test_a_later_file_of_sysctls(end_host: Network) -> None:
     bridge("virbr0", OTHER)
     folder = Path("/etc/sysctl.d")
     sh("mount", "-t", "tmpfs", "tmpfs", str(folder))
@@ -475,7 +462,7 @@ def test_a_later_file_of_sysctls(host: Network) -> None:
         sh("umount", str(folder))
 
 
-def test_other_responders(host: Network, tmp_path: Path) -> None:
+def test_other_responders(end_host: Network, tmp_path: Path) -> None:
     bridge("virbr0", OTHER)
     ip(f"neighbour add proxy 2001:db8::77 dev {UPLINK}")
     (tmp_path / "ndppd.conf").write_text(f"proxy {UPLINK} {{ rule {BEHIND} {{ static }} }}\n")
@@ -499,7 +486,7 @@ def as_nobody(*words: str) -> Done:
     return call(*command, env={"PYTHONDONTWRITEBYTECODE": "1"})
 
 
-def test_without_rights(host: Network, place: Place, fake: Fake) -> None:
+def test_without_rights(end_host: Network, place: Place, fake: Fake) -> None:
     bridge("virbr0", OTHER)
     place.folder.chmod(0o755)
     for folder in place.folder.parents:
@@ -519,7 +506,7 @@ def test_without_rights(host: Network, place: Place, fake: Fake) -> None:
     assert place.files() == before
 
 
-def test_no_engine(host: Network, tmp_path: Path) -> None:
+def test_no_engine(end_host: Network, tmp_path: Path) -> None:
     """Give Docker's bridge the rule of any other bridge where the socket is missing."""
     bridge("br-0123456789ab", OTHER)
     words = ("--docker-socket", str(tmp_path / "none"))
@@ -528,7 +515,7 @@ def test_no_engine(host: Network, tmp_path: Path) -> None:
     assert "cannot ask the container engine" not in seen()
 
 
-def test_an_engine_that_answers_nonsense(host: Network, fake: Fake) -> None:
+def test_an_engine_that_answers_nonsense(end_host: Network, fake: Fake) -> None:
     bridge("docker0", OTHER)
     fake.containers = [{"Names": [7]}]
     words = ("--docker-socket", str(fake.path))
@@ -540,10 +527,10 @@ def test_an_engine_that_answers_nonsense(host: Network, fake: Fake) -> None:
 
 
 @pytest.fixture
-def ready(host: Network) -> Network:
+def ready(end_host: Network) -> Network:
     """Return a host with something to answer for."""
     bridge("virbr0", OTHER)
-    return host
+    return end_host
 
 
 # ---- JSON ----------------------------------------------------------------------------------------
@@ -563,7 +550,7 @@ def test_json(ready: Network, place: Place) -> None:
     assert place.files() == []
 
 
-def test_json_of_nothing(host: Network) -> None:
+def test_json_of_nothing(end_host: Network) -> None:
     result = ndxdp("init", "--json")
     assert (result.code, result.err) == (1, "")
     found = json.loads(result.out)

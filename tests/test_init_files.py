@@ -9,7 +9,6 @@ import pty
 import shutil
 import subprocess
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,29 +25,16 @@ from tests.fixtures.network import (
     sh,
     snapshot,
 )
-from tests.fixtures.proposing import OTHER, Place, bridge, without_forwarding
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-@pytest.fixture
-def host(net: Network) -> Iterator[Network]:
-    """Yield a host that does not forward; remove the links of the test."""
-    with without_forwarding():
-        yield net
-
+from tests.fixtures.proposing import OTHER, Place, bridge
 
 # ---- writing -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def ready(host: Network) -> Network:
+def ready(end_host: Network) -> Network:
     """Return a host with something to answer for."""
     bridge("virbr0", OTHER)
-    return host
+    return end_host
 
 
 def test_it_changes_nothing_else(ready: Network, place: Place) -> None:

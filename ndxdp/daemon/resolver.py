@@ -30,7 +30,7 @@ from ndxdp.daemon.resolver_counts import ResolverCounts
 from ndxdp.daemon.searches import Search, Searches, Solicitor
 from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
-from ndxdp.kernel.bpf_maps import RingBuffer
+from ndxdp.kernel.ring_buffer import RingBuffer
 from ndxdp.ndp.address import solicited_node_group
 from ndxdp.ndp.decision import Match
 from ndxdp.ndp.limiter import Limiter

@@ -18,14 +18,11 @@ from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import ARRAY, PERCPU_ARRAY, PERCPU_HASH, MapSpec, not_ours
 from ndxdp.kernel.libbpf import (
     ENOTSUPP,
-    SAMPLE_FN,
     BpfError,
     Opts,
     call,
     get_pinned,
     info,
-    library,
-    pointer,
 )
 
 _BATCH = 16384  # entries of one call, at most
@@ -35,7 +32,6 @@ _FEW, _GROWTH = 64, 8
 Most maps have few entries or none. To clear the buffers for a batch takes longer than to read them.
 """
 _WAIT, _WAITS = 0.001, 100  # seconds, and how often in a row, to wait for memory of the kernel
-_RECORDS = 1024
 
 
 class _MapCreateOpts(Opts):
@@ -393,39 +389,3 @@ class KernelMap:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
-
-
-class RingBuffer:
-    """The reader of a ring buffer, which can have only one reader."""
-
-    def __init__(self, map_fd: int) -> None:
-        """Open the ring buffer."""
-        self._records: list[bytes] = []
-
-        def keep(context: int, data: int, size: int) -> int:
-            self._records.append(ctypes.string_at(data, size))
-            return 0 if len(self._records) < _RECORDS else -errno.ENOBUFS
-
-        self._callback = SAMPLE_FN(keep)  # a reference for C, which has a pointer to the callback
-        self._ring = pointer("ring_buffer__new", map_fd, self._callback, None, None)
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is readable when consume() returns records."""
-        return call("ring_buffer__epoll_fd", self._ring)
-
-    def consume(self) -> list[bytes]:
-        """Return the records written since the last call, at most about a thousand."""
-        # libbpf reads as long as the program writes; an error of the callback ends the reading.
-        try:
-            call("ring_buffer__consume", self._ring)
-        except BpfError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-        records = self._records[:]
-        self._records.clear()
-        return records
-
-    def close(self) -> None:
-        """Free the ring buffer's reader."""
-        library().ring_buffer__free(self._ring)
-        self._ring = 0

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.kernel import abi
-from ndxdp.kernel.bpf_maps import RingBuffer
+from ndxdp.kernel.ring_buffer import RingBuffer
 from ndxdp.ndp.frame import OPTIONS_AT, eth_source_of, source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from ndxdp.boot_clock import boot_ns
-from ndxdp.kernel import abi, bpf_maps, jiffies
+from ndxdp.kernel import abi, jiffies
+from ndxdp.kernel.ring_buffer import RingBuffer
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import PAUSE_ORIGIN
@@ -131,15 +132,15 @@ class Maps(RuleTables):
         if self.in_kernel:
             self._set_keys("gateways", {mac + bytes(2) for mac in macs})
 
-    def requests(self) -> bpf_maps.RingBuffer:
+    def requests(self) -> RingBuffer:
         """Open the program's requests to resolve neighbours; close() the buffer when done."""
-        return bpf_maps.RingBuffer(self.fds["requests"])
+        return RingBuffer(self.fds["requests"])
 
     # ---- tracing
 
-    def events(self) -> bpf_maps.RingBuffer:
+    def events(self) -> RingBuffer:
         """Open the program's events, each an abi.EVENT; close() the buffer when done."""
-        return bpf_maps.RingBuffer(self.fds["events"])
+        return RingBuffer(self.fds["events"])
 
     def set_trace(self, until: int, every: int = 1) -> None:
         """Make the program write events until a time.
