@@ -15,10 +15,10 @@ from ndxdp.ndp.frame import (
     lladdr_of,
     target_of,
 )
+from ndxdp.pace import Pace
 from ndxdp.rules.address import parse_address
 from ndxdp.upstream import schedule
 from ndxdp.upstream.announce import Announcer, Kind
-from ndxdp.upstream.schedule import Pace
 from tests.fixtures.announcing import (
     ADDRESS,
     ADDRESS_BYTES,

@@ -40,6 +40,7 @@ FLOORS = (
     "systemd_unit",
     "backoff",
     "resting_reader",
+    "pace",
     "files",
     "kernel",
     "progress",

@@ -20,10 +20,10 @@ from ndxdp.fleet.rival_probes import RivalProbes
 from ndxdp.fleet.rivals import Rival, Rivals
 from ndxdp.ndp.frame import TYPE_NA
 from ndxdp.ndp.message import NONCE_LEN, probe
+from ndxdp.pace import Pace
 from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sockets.discovery import DiscoverySocket
-from ndxdp.upstream.schedule import Pace
 
 log = logging.getLogger(__name__)
 

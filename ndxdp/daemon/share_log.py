@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from ndxdp.upstream.schedule import Pace
+from ndxdp.pace import Pace
 
 _RATE = 0.5  # lines per second, after the first _BURST
 _BURST = 100

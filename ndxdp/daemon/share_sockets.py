@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from ndxdp.pace import Pace
 from ndxdp.resting_reader import RestingReader
 from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, DiscoverySocket
-from ndxdp.upstream.schedule import Pace
 
 log = logging.getLogger(__name__)
 

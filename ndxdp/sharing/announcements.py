@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from ndxdp.pace import Pace
+
 TIMES = 3
 """How often an address is announced: MAX_NEIGHBOR_ADVERTISEMENT (RFC 4861 section 10)."""
 
@@ -21,6 +23,7 @@ RATE = 200.0
 """Announcements per second, of all addresses together."""
 
 BURST = 32
+"""Announcements that may be sent at once after a quiet time."""
 
 
 class Announcements:
@@ -33,7 +36,8 @@ class Announcements:
         self._first: OrderedDict[bytes, None] = OrderedDict()
         # The time and what is left, in the order of the time, because all pauses are equal.
         self._again: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        self._spent = 0.0  # the time up to which the tokens of the rate are spent
+        self._now = 0.0  # the time of the last take()
+        self._pace = Pace(RATE, BURST, lambda: self._now)
 
     def __len__(self) -> int:
         return len(self._first) + len(self._again)
@@ -63,7 +67,7 @@ class Announcements:
         """Return the time, perhaps past, of the next announcement; None without one."""
         if not self:
             return None
-        earliest = self._spent - (BURST - 1) / RATE
+        earliest = self._now + self._pace.delay()
         if self._first:
             return earliest
         at, _ = self._again[next(iter(self._again))]
@@ -71,6 +75,7 @@ class Announcements:
 
     def take(self, now: float) -> Iterator[bytes]:
         """Yield each address to announce now."""
+        self._now = now
         while (due := self.due()) is not None and due <= now:
             if self._first:
                 address, _ = self._first.popitem(last=False)
@@ -78,7 +83,7 @@ class Announcements:
             else:
                 address, (_, left) = self._again.popitem(last=False)
                 left -= 1
-            self._spent = max(self._spent, now) + 1 / RATE
+            self._pace.charge()
             if left:
                 self._again[address] = now + PAUSE, left
             yield address

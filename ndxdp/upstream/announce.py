@@ -18,11 +18,12 @@ from enum import Enum
 from ndxdp.config.model import Announce
 from ndxdp.ndp.message import NONCE_LEN, probe, solicit, unsolicited
 from ndxdp.ndp.profile import DEFAULT_PROFILE, Profile
+from ndxdp.pace import Pace
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.runtime.daemon_status import Announced
 from ndxdp.sockets.cbpf import packet_socket
 from ndxdp.upstream.gateway_answers import GatewayAnswers
-from ndxdp.upstream.schedule import Pace, Schedule, Turn
+from ndxdp.upstream.schedule import Schedule, Turn
 
 ADDRESSES_MAX = 131072
 """How many addresses an Announcer stores by default."""

@@ -23,9 +23,9 @@ from collections.abc import Callable, Collection, Iterable
 
 from ndxdp.ndp.address import is_link_local, is_multicast
 from ndxdp.netlink.fib import Neighbour, NudState
+from ndxdp.pace import Pace
 from ndxdp.upstream.fair_queue import FairQueue
 from ndxdp.upstream.guest_tables import Announcing, Kernel, Place
-from ndxdp.upstream.schedule import Pace
 
 GUESTS_MAX = 65536
 """How many guests are followed. The kernel's table has 1024 neighbours by default (gc_thresh3)."""

@@ -28,31 +28,6 @@ because a switch that runs spanning tree forwards nothing for 30 s after the lin
 """
 
 
-class Pace:
-    """A token bucket as one number (GCRA): the time at which the next frame is due."""
-
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
-        """Start with a full bucket.
-
-        Args:
-            rate: Frames per second.
-            burst: Frames that may be sent without a pause.
-            clock: Returns the time in seconds, monotonic.
-        """
-        self._interval = 1 / rate
-        self._credit = (burst - 1) / rate
-        self._clock = clock
-        self._due = clock()
-
-    def delay(self) -> float:
-        """Return the seconds until the next frame may be sent; 0 if it may be sent now."""
-        return max(0.0, self._due - self._credit - self._clock())
-
-    def charge(self, frames: int = 1) -> None:
-        """Count frames as sent."""
-        self._due = max(self._due, self._clock()) + frames * self._interval
-
-
 class _Members(Container[bytes], Sized, Protocol):
     """A set of addresses that can be searched."""
 
