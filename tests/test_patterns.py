@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -208,6 +209,33 @@ def test_an_instance_waits_for_the_end_of_its_predecessor() -> None:
         still.uplinks.stop()
         still.take({4: link(4, "tap4")})
         assert not still.present(), "the daemon is ending"
+        await still.end()
+
+    asyncio.run(main())
+
+
+class _Arriving:
+    """An uplink's entry, beside which another one appears when it is read."""
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self._entries, self._entry = entries, entries["tap0"]
+
+    @property
+    def uplink(self) -> object:
+        self._entries["tap2"] = self._entry
+        return self._entry.uplink
+
+
+def test_another_thread_may_iterate_while_an_uplink_starts() -> None:
+    async def main() -> None:
+        still = Stillness()
+        still.uplinks.begin([spec("tap0"), spec("tap1")])
+        entries: dict[str, Any] = still.uplinks._entries
+        before = dict(entries)
+        entries["tap0"] = _Arriving(entries)
+        assert still.present() == {"tap0", "tap1"}
+        entries.clear()
+        entries.update(before)
         await still.end()
 
     asyncio.run(main())

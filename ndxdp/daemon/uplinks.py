@@ -80,8 +80,8 @@ class Uplinks:
         self._is_stopped = False
 
     def __iter__(self) -> Iterator[Uplink]:
-        """Iterate over the uplinks that are not ending."""
-        return iter([entry.uplink for entry in self._entries.values()])
+        """Iterate over the uplinks that are not ending. Any thread may do so."""
+        return iter([entry.uplink for entry in list(self._entries.values())])
 
     def is_wanted(self, name: str) -> bool:
         """Return True if an interface of this name has an uplink, will have or just had one."""
