@@ -227,6 +227,18 @@ def test_a_list_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak(100_000) < 1.5 * peak(25_000)
 
 
+def test_addresses_are_written_in_little_memory(maps: Maps) -> None:
+    """Copy no rule for each address, and in the kernel make no list of them either."""
+    count = 50_000
+    every = Rules({Rule(): AddressSet.of(map(address, range(count)))})
+    tracemalloc.start()
+    try:
+        maps.apply(Difference(every, Rules()), Rules())
+        assert tracemalloc.get_traced_memory()[1] < count * (35 if maps.in_kernel else 200)
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_lookup_in_the_kernels_tables_is_small(privacy: None) -> None:
     """Allocate little for each, as malloc maps and unmaps memory for a buffer of 64 KB."""
     with Fib() as fib:

@@ -140,7 +140,7 @@ class Window:
 
 
 def write(
-    window: Window, header: Header, addresses: bytes, rules: Iterator[tuple[int]]
+    window: Window, header: Header, addresses: bytes, rules: Iterator[int]
 ) -> tuple[int, int]:
     """Write entries whose buckets are in a window.
 
@@ -149,7 +149,7 @@ def write(
     """
     memory, words, base = window.memory, window.words, window.skip - window.first * SIZE
     used, room, written = header.used, header.room, 0
-    for home, (address,), (rule,) in zip(
+    for home, (address,), rule in zip(
         header.homes(addresses), _ADDRESS.iter_unpack(addresses), rules, strict=False
     ):
         # Most addresses are in their first bucket, or have room there: here, without a call, as a

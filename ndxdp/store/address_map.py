@@ -153,12 +153,13 @@ class AddressMap:
         """
         if not keys:
             return
-        words = {value: (_word_of(value),) for (value,) in {*_RULE.iter_unpack(values)}}
-        rules = [words[value] for (value,) in _RULE.iter_unpack(values)]
+        words = {value: _word_of(value) for (value,) in {*_RULE.iter_unpack(values)}}
         self._make_room(keys)
-        done, count = 0, len(rules)
+        done, count = 0, len(keys) // 16
         while True:
-            for written in self._table.write(keys[done * 16 :], iter(rules[done:])):
+            left = _RULE.iter_unpack(values[done * abi.RULE.size :])
+            rules = (words[value] for (value,) in left)
+            for written in self._table.write(keys[done * 16 :], rules):
                 done += written
                 progress.advance(written)
             if done == count:

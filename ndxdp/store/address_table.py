@@ -148,7 +148,7 @@ class AddressTable:
             self._set_header(self.header()._replace(used=used))
         return used
 
-    def write(self, addresses: bytes, rules: Iterator[tuple[int]]) -> Iterator[int]:
+    def write(self, addresses: bytes, rules: Iterator[int]) -> Iterator[int]:
         """Write entries, and yield after each piece how many it has.
 
         Args:
@@ -177,8 +177,8 @@ class AddressTable:
         used = header.used
         with self._window(1, header.buckets + abi.PROBES) as window:
             for keys, words in former.pieces():
-                rules = ((word,) for word in words)
-                written, used = write(window, header._replace(used=used), b"".join(keys), rules)
+                present = header._replace(used=used)
+                written, used = write(window, present, b"".join(keys), iter(words))
                 if written < len(keys):
                     return False
         self._set_header(header._replace(used=used))

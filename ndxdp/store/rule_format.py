@@ -193,7 +193,9 @@ def merged(
         yield b"".join(sorted(kept))
         done, copied = until, start + len(piece)
     yield all_entries[copied:]
-    yield b"".join(key + value for key in keys[done:] if (value := changes[key]) is not None)
+    for start in range(done, len(keys), _PIECE):
+        some = keys[start : start + _PIECE]
+        yield b"".join(key + value for key in some if (value := changes[key]) is not None)
 
 
 def slot_of(rule: bytes) -> int:

@@ -289,10 +289,11 @@ class RuleTables(RuleReader):
                 "prefixes": {keys_of([prefix]): None for prefix in removed.wider},
             }
             for name, (keys, values) in written.items():
-                size = abi.FILES[name].key_size
-                changes[name].update(
-                    zip(_pieces(keys, size), _pieces(values, abi.RULE.size), strict=True)
-                )
+                # A million addresses share the bytes of few rules.
+                same: dict[bytes, bytes] = {}
+                rules = (same.setdefault(rule, rule) for rule in _pieces(values, abi.RULE.size))
+                pieces = _pieces(keys, abi.FILES[name].key_size)
+                changes[name].update(zip(pieces, rules, strict=True))
             try:
                 self.rule_file.write(changes)
             except OSError as error:
