@@ -29,6 +29,7 @@
 #define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)
 #define DEFINE_RING(name, bytes)
 #define DEFINE_ARRAY_OF_ARRAYS(name, entries, inner_value, inner_flags)
+#define DEFINE_ARRAY_OF_HASHES(name, inner_type, inner_key, inner_value)
 #define SUBPROGRAM	  static inline __attribute__((always_inline))
 #define GLOBAL_SUBPROGRAM SUBPROGRAM
 #define barrier()	  asm volatile("" ::: "memory")
@@ -73,6 +74,25 @@
 				__uint(value_size, sizeof(inner_value));                       \
 				__uint(max_entries, 1);                                        \
 				__uint(map_flags, inner_flags);                                \
+			});                                                                    \
+	} name SEC(".maps")
+
+/* The only element of such an array is missing until its hash is needed. The hash may have any
+ * number of entries (Linux 5.10).
+ */
+#define DEFINE_ARRAY_OF_HASHES(name, inner_type, inner_key, inner_value)                       \
+	struct {                                                                               \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                      \
+		__type(key, __u32);                                                            \
+		__type(value, __u32);                                                          \
+		__uint(max_entries, 1);                                                        \
+		__array(                                                                       \
+			values, struct {                                                       \
+				__uint(type, inner_type);                                      \
+				__uint(key_size, sizeof(inner_key));                           \
+				__uint(value_size, sizeof(inner_value));                       \
+				__uint(max_entries, 1);                                        \
+				__uint(map_flags, BPF_F_NO_PREALLOC);                          \
 			});                                                                    \
 	} name SEC(".maps")
 

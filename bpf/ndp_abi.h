@@ -53,17 +53,18 @@
 #define NDP_MAX_RULE_CLASSES 65536
 
 /* Rule classes whose slots are elements of `groups` and of `group_counters`. The arrays always take
- * the memory of so many classes; `more_classes` and `more_counters` take that of the others in use.
+ * the memory of so many classes. `more_classes` and `more_counters` have the others: each is an array
+ * whose only element is a hash, which exists once there is such a class.
  */
 #define NDP_FIRST_RULE_CLASSES 1024
 
 /* Soliciting MACs in `limiter` and in `requesters`; the least recently used one is replaced. */
 #define NDP_MAX_SOLICITORS 8192
 
-/* Entries of `dev_sets`: different sets of output interfaces. */
+/* Entries of `dev_sets`: different sets of output interfaces. The program does not use that map. */
 #define NDP_MAX_DEV_SETS 65536
 
-/* Entries of `vias`: pairs of a set and an output interface in it. */
+/* Entries of the hash in `vias`: pairs of a set and an output interface in it. */
 #define NDP_MAX_DEVS 65536
 
 /* Entries of `locals`: local and anycast routes of the host. */
@@ -246,8 +247,8 @@ static inline __attribute__((always_inline)) __u32 ndp_hint(const __u32 *words)
 	return hash >> 16; /* 16 bits: NDP_HINTS words of 64 bits */
 }
 
-/* Value of `groups` and of `more_classes`: a rule class, which is the rules that share a profile and
- * a counter.
+/* Value of `groups` and of the hash in `more_classes`: a rule class, which is the rules that share a
+ * profile and a counter.
  */
 struct ndp_rule_class {
 	__u8 na_source;	  /* enum ndp_na_source */
@@ -265,14 +266,16 @@ struct ndp_dev_set {
 	char patterns[128]; /* of interface names, separated by spaces */
 };
 
-/* Key of `vias`, whose value is 1: an output interface that a pattern of the set matches. */
+/* Key of the hash in `vias`, whose value is 1: an output interface that a pattern of the set
+ * matches.
+ */
 struct ndp_dev {
 	__u32 dev_set; /* key of `dev_sets` */
 	__u32 ifindex;
 };
 
-/* Value of `group_counters` and of `more_counters`, one per CPU: solicitations whose target a rule
- * of the class has.
+/* Value of `group_counters` and of the hash in `more_counters`, one per CPU: solicitations whose
+ * target a rule of the class has.
  */
 struct ndp_class_count {
 	__u64 solicited;   /* solicitations */

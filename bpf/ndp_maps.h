@@ -22,17 +22,12 @@ DEFINE_MAP(hints, BPF_MAP_TYPE_ARRAY, __u32, __u64, NDP_HINTS, 0);
 DEFINE_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, struct ndp_rule,
 	   NDP_MAX_PREFIXES, BPF_F_NO_PREALLOC);
 /* Rule classes by their slot: an array for the first slots, which is quick, and a hash for the
- * others, which takes memory only for classes in use.
+ * others.
  */
 DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_rule_class, NDP_FIRST_RULE_CLASSES, 0);
-DEFINE_MAP(more_classes, BPF_MAP_TYPE_HASH, __u32, struct ndp_rule_class,
-	   NDP_MAX_RULE_CLASSES - NDP_FIRST_RULE_CLASSES, BPF_F_NO_PREALLOC);
-/* Sets of output interfaces that the rules of a class accept. The program needs only `vias`, which
- * has the interfaces of each set.
- */
-DEFINE_MAP(dev_sets, BPF_MAP_TYPE_HASH, __u32, struct ndp_dev_set, NDP_MAX_DEV_SETS,
-	   BPF_F_NO_PREALLOC);
-DEFINE_MAP(vias, BPF_MAP_TYPE_HASH, struct ndp_dev, __u8, NDP_MAX_DEVS, BPF_F_NO_PREALLOC);
+DEFINE_ARRAY_OF_HASHES(more_classes, BPF_MAP_TYPE_HASH, __u32, struct ndp_rule_class);
+/* The output interfaces that the rules of a class accept. */
+DEFINE_ARRAY_OF_HASHES(vias, BPF_MAP_TYPE_HASH, struct ndp_dev, __u8);
 
 /* ---- the interface -------------------------------------------------------------------- */
 
@@ -66,8 +61,7 @@ DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, enum ndp_reason, __u64, NDP_REASO
 /* Solicitations by the slot of the rule class, as in `groups` and `more_classes`. */
 DEFINE_MAP(group_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_class_count,
 	   NDP_FIRST_RULE_CLASSES, 0);
-DEFINE_MAP(more_counters, BPF_MAP_TYPE_PERCPU_HASH, __u32, struct ndp_class_count,
-	   NDP_MAX_RULE_CLASSES - NDP_FIRST_RULE_CLASSES, BPF_F_NO_PREALLOC);
+DEFINE_ARRAY_OF_HASHES(more_counters, BPF_MAP_TYPE_PERCPU_HASH, __u32, struct ndp_class_count);
 /* Records of struct ndp_request for the daemon, and what the daemon counts of them. */
 DEFINE_RING(requests, NDP_REQUESTS);
 DEFINE_MAP(resolver, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_resolver, 1, 0);
@@ -79,6 +73,17 @@ DEFINE_MAP(explained, BPF_MAP_TYPE_HASH, __u32, struct ndp_explained, NDP_MAX_DR
 	   BPF_F_NO_PREALLOC);
 
 /* ---- lookups -------------------------------------------------------------------------- */
+
+/* Return the value of a key in the hash that an array of hashes has, or null if there is no hash or
+ * no such entry.
+ */
+static __always_inline void *lookup_in_hash(void *array, const void *key)
+{
+	__u32 zero = 0;
+	void *hash = bpf_map_lookup_elem(array, &zero);
+
+	return hash ? bpf_map_lookup_elem(hash, key) : 0;
+}
 
 /* Return the settings. Null never happens, as an array always has its elements, but the verifier
  * requires the check.
@@ -215,7 +220,7 @@ static __always_inline void load_profile(struct profile *to, const struct rule r
 	slot = rule.rule_class;
 	found = bpf_map_lookup_elem(MAP(groups), &slot);
 	if (unlikely(!found))
-		found = bpf_map_lookup_elem(MAP(more_classes), &slot);
+		found = lookup_in_hash(MAP(more_classes), &slot);
 	if (!found)
 		return;
 	words[0] = found[0];

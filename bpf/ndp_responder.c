@@ -334,7 +334,7 @@ static __always_inline enum ndp_reason check_route(void *ctx, const struct solic
 	if (fib.ifindex == config->l3_ifindex)
 		return NDP_ROUTE_BACK;
 	dev.ifindex = fib.ifindex;
-	if (profile->flags & NDP_CLASS_DEV && !bpf_map_lookup_elem(MAP(vias), &dev))
+	if (profile->flags & NDP_CLASS_DEV && !lookup_in_hash(MAP(vias), &dev))
 		return NDP_ROUTE_ELSEWHERE;
 	if (rule.answer == NDP_ALWAYS || (rule.answer == NDP_ROUTED && !defends))
 		return NDP_CONTINUE;
@@ -559,8 +559,8 @@ static __always_inline void count(const struct verdict *verdict, __u64 dry_run,
 		return;
 	key = verdict->rule.rule_class;
 	class_count = bpf_map_lookup_elem(MAP(group_counters), &key);
-	if (!class_count)
-		class_count = bpf_map_lookup_elem(MAP(more_counters), &key);
+	if (unlikely(!class_count))
+		class_count = lookup_in_hash(MAP(more_counters), &key);
 	if (class_count) {
 		class_count->solicited++;
 		if (likely(verdict->reason >= NDP_ANSWERED)) {

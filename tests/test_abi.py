@@ -54,8 +54,12 @@ def number(type_id: int) -> int:
     return int(btf()[btf()[type_id]["type_id"]]["nr_elems"])
 
 
-IN_NO_MAP = (abi.REQUEST, abi.EVENT, abi.ADDRESS_TABLE, abi.BUCKET)
-"""The types of ring buffers' records and of a table's elements, which the object does not have."""
+IN_NO_MAP = (
+    *(abi.REQUEST, abi.EVENT, abi.ADDRESS_TABLE, abi.BUCKET),
+    *(abi.DEV_SET, abi.DEV),
+)
+"""The types that no map of the object has: records of ring buffers, and entries of maps that are in
+arrays or that no program uses."""
 
 
 @pytest.mark.parametrize(
@@ -129,6 +133,30 @@ def test_maps() -> None:
             number(members["map_flags"]) if "map_flags" in members else 0,
         )
     assert found == abi.MAPS
+
+
+def test_hashes_in_arrays() -> None:
+    """The kernel compares all but the capacity of a hash with what the object says."""
+    section = named("DATASEC", ".maps")
+    found = {}
+    for variable in section["vars"]:
+        entry = btf()[variable["type_id"]]
+        members = {m["name"]: m["type_id"] for m in btf()[entry["type_id"]]["members"]}
+        if "values" not in members:
+            continue
+        inner = btf()[btf()[btf()[members["values"]]["type_id"]]["type_id"]]
+        fields = {m["name"]: number(m["type_id"]) for m in inner["members"]}
+        found[entry["name"]] = abi.MapSpec(
+            entry["name"],
+            fields["type"],
+            fields["key_size"],
+            fields["value_size"],
+            0,
+            fields["map_flags"],
+        )
+    expected = {"addresses": abi.TABLE._replace(name="addresses")}
+    expected |= {name: spec for name, spec in abi.HASHES.items() if name in abi.MAPS}
+    assert found == {name: spec._replace(max_entries=0) for name, spec in expected.items()}
 
 
 def test_constants() -> None:

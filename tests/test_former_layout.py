@@ -6,12 +6,14 @@ that really has it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import struct
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ndxdp.session.former_layout import FORMER
 from ndxdp.store import pins
 from ndxdp.store.address_map import PIN, AddressMap
 from ndxdp.store.directories import Trees
+from ndxdp.store.late_hash import pin_name
 from ndxdp.store.map_files import ArrayFile
 from ndxdp.store.rule_file import RuleFile
 from ndxdp.store.rule_format import SIZES, TABLES
@@ -44,7 +47,10 @@ from tests.fixtures.network import (
     rules,
     status,
 )
+from tests.test_late_hash import THERE, answered, beyond, output_interface, with_hashes
 from tests.test_places import locking
+
+__all__ = ["output_interface", "with_hashes"]
 
 OTHER, ADDED, EXACT = "2001:db8::d:0:0:1", "2001:db8::e:0:0:1", "2001:db8::d:0:0:2"
 NOW = f"v{abi.VERSION}"
@@ -104,9 +110,21 @@ def make_former_pins(version: str) -> Path:
     (path / PIN).unlink()
     pins.repin(made.fd, path / "addresses")
     made.close()
+    for name in abi.HASHES:
+        _make_former_hash(path, name)
     if version == SIX:
         _make_version_6(path)
     return moved(PINS, version)
+
+
+def _make_former_hash(path: Path, name: str) -> None:
+    """Pin a hash in place of its array; it was always there."""
+    present = path / pin_name(name)
+    if present.exists():
+        present.rename(path / name)
+        return
+    with contextlib.closing(KernelMap.create(abi.HASHES[name])) as made:
+        pins.repin(made.fd, path / name)
 
 
 def _make_version_6(path: Path) -> None:
@@ -222,6 +240,65 @@ def bpf_id(path: Path) -> bytes:
         return Path(f"/proc/self/fdinfo/{fd}").read_bytes().partition(b"map_id:")[2].split()[0]
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_hashes_without_entries_are_dropped(former: Network, kill: bool) -> None:
+    path = former_path()
+    if kill:  # after the hash was pinned, and before the array was
+        made = KernelMap.open(path / "vias", abi.HASHES["vias"])
+        pins.pin(made.fd, path / pin_name("vias"))
+        pins.stage(made.fd, path / "vias")
+        made.close()
+    with former.solicited_continuously() as missed:
+        done("attach", UPLINK)
+    assert missed == []
+    names = set(os.listdir(PINS / NOW / UPLINK))
+    assert {pin_name(name) for name in abi.HASHES} & names == ({"vias:hash"} if kill else set())
+    done("prefix", "add", "--answer", "routed", "--dev", "none*", "2001:db8:0:60::/64")
+    assert explain("2001:db8:0:60::1")["reason"] != "answered"
+    assert pin_name("dev_sets") in os.listdir(PINS / NOW / UPLINK)
+
+
+def repin_until(name: str | None, fd: int, path: Path, repin: Any = pins.repin) -> None:
+    """Replace a pin, unless it has a name."""
+    if path.name == name:
+        raise InterruptedError
+    repin(fd, path)
+
+
+@pytest.mark.parametrize("version", FORMER)
+@pytest.mark.usefixtures("output_interface")
+def test_classes_and_output_interfaces_are_taken_over(
+    net: Network, with_hashes: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lose neither an answer nor a count by rules whose classes or interfaces are in the hashes."""
+    net.run("-c", str(with_hashes)).end()
+    label = beyond()
+    target = label.replace("::/64", "::1")
+    assert net.answers(target)
+    assert net.answers(THERE)
+    before, counted_before = rules(), eventually(lambda: answered(label))
+    former = make_former_pins(version)
+    numbers = {name: bpf_id(former / name) for name in abi.HASHES}
+    with net.solicited_continuously(target) as missed:
+        for failing in ("more_classes", "more_counters:hash", "vias", None):
+            # A kill before each rename of a pin: the next call goes on.
+            with monkeypatch.context() as patched, Trees().pins.lock.exclusive():
+                patched.setattr(pins, "repin", partial(repin_until, failing))
+                with contextlib.suppress(InterruptedError):
+                    former_layout._convert_pins(former)
+            assert net.answers(THERE)
+        done("attach", UPLINK)
+    assert missed == []
+    taken_over()
+    path = PINS / NOW / UPLINK
+    assert {name: bpf_id(path / pin_name(name)) for name in abi.HASHES} == numbers
+    assert rules() == before
+    assert net.answers(THERE)
+    assert answered(label) > counted_before
+    done("detach", UPLINK)
+    assert leftovers() == []
 
 
 def test_the_daemon_takes_over(former: Network, tmp_path: Path) -> None:

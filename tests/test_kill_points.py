@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import pytest
 
 from lab.capture import packet_socket
+from ndxdp.kernel import abi
 from ndxdp.ndp.frame import TYPE_NA, icmpv6_type_of, lladdr_of, target_of
 from ndxdp.rules.rule import CONFIG_ORIGIN
 from ndxdp.store.directories import Trees
@@ -45,7 +46,7 @@ from tests.fixtures.network import (
     leftovers,
     sh,
 )
-from tests.kills.kill_points import Step, Worker
+from tests.kills.kill_points import Step, Worker, class_prefixes
 
 EVERYTHING = bool(os.environ.get("NDXDP_TEST_KILLS"))
 """Sweep all combinations, which takes long."""
@@ -54,6 +55,8 @@ OTHER_MAC = "02:00:00:00:00:22"
 ADDED = "2001:db8:0:0:d::/80"
 MANY = tuple(f"2001:db8::e:0:0:{n:x}/128" for n in range(1, 101))
 """Addresses for which the table of exact addresses has to grow."""
+CLASSES = abi.FIRST_RULE_CLASSES + 6
+"""Rule classes for which an interface needs hashes that it does not have at first."""
 MODES = ("native", "generic", "tc")
 KERNELS = ("links", "5.10", "netlink")
 
@@ -124,6 +127,10 @@ def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
         # A daemon in userspace mode removes the rules of MANY only after it is ready.
         stays = tuple(way for way in each.restarts if way.mode != "userspace")
         yield dataclasses.replace(each, restarts=stays)
+    with_hashes = Step("reload", mode, kernel, (BEHIND,), classes=CLASSES)
+    filled = change(f"hashes {mode}", (here,), with_hashes, answers=True)
+    same = dataclasses.replace(here, classes=CLASSES)
+    yield dataclasses.replace(filled, restarts=(same, again, detach(kernel)))
     yield change(f"suspend {mode}", (here,), suspend)
     yield change(f"resume {mode}", (here, suspend), again)
     yield change(f"detach {mode}", (here,), detach(kernel))
@@ -157,6 +164,7 @@ IN_SHORT = (
     "reload generic, links",
     "grow tc, links",
     "shrink generic, netlink",
+    "hashes generic, links",
     "suspend tc, netlink",
     "resume native, links",
     "detach tc, netlink",
@@ -175,32 +183,32 @@ class Bench:
         self.mac = HOST_MAC
         router.setblocking(True)
         router.settimeout(0.25)
-        self._frame = bytes(
-            packets.to_group(TARGET, ROUTER_LINK_LOCAL, eth_src=ROUTER_MAC)
-            / packets.ns(TARGET)
-            / packets.sllao(ROUTER_MAC)
-        )
 
     def change_mac(self) -> None:
         self.mac = OTHER_MAC if self.mac == HOST_MAC else HOST_MAC
         sh("ip", "link", "set", "dev", UPLINK, "address", self.mac)
 
-    def answer(self) -> str | None:
-        """Solicit the target; return the MAC in the answer."""
-        target = socket.inet_pton(socket.AF_INET6, TARGET)
+    def answer(self, address: str = TARGET) -> str | None:
+        """Solicit an address; return the MAC in the answer."""
+        target = socket.inet_pton(socket.AF_INET6, address)
+        frame = bytes(
+            packets.to_group(address, ROUTER_LINK_LOCAL, eth_src=ROUTER_MAC)
+            / packets.ns(address)
+            / packets.sllao(ROUTER_MAC)
+        )
         for _ in range(4):
-            self._router.send(self._frame)
+            self._router.send(frame)
             give_up = time.monotonic() + 0.25
             with contextlib.suppress(TimeoutError):
                 while time.monotonic() < give_up:
-                    frame, address = self._router.recvfrom(65536)
-                    outgoing = address[2] == socket.PACKET_OUTGOING
+                    received, sender = self._router.recvfrom(65536)
+                    outgoing = sender[2] == socket.PACKET_OUTGOING
                     if (
                         not outgoing
-                        and icmpv6_type_of(frame) == TYPE_NA
-                        and target_of(frame) == target
+                        and icmpv6_type_of(received) == TYPE_NA
+                        and target_of(received) == target
                     ):
-                        return lladdr_of(frame).hex(":")
+                        return lladdr_of(received).hex(":")
         return None
 
     def take(self, step: Step) -> None:
@@ -217,8 +225,10 @@ class Bench:
         with open_instance(trees.of(UPLINK), UPLINK) as instance:
             settings = instance.maps.settings()
             rules = instance.maps.rules().where(lambda rule: rule.origin == CONFIG_ORIGIN)
+            classes = instance.maps.rule_classes()
+            indexes = instance.maps.entries("vias")
         assert settings.mac.hex(":") == self.mac
-        assert {str(prefix) for prefix in rules} == {*step.rules}
+        assert {str(prefix) for prefix in rules} == {*step.rules, *class_prefixes(step.classes)}
         if step.mode == "userspace":
             assert programs == [], programs
             assert settings.mode.label == "userspace"
@@ -232,6 +242,14 @@ class Bench:
         if step.mode:
             assert settings.mode.label == step.mode
         assert self.answer() == self.mac
+        if step.classes:
+            label = next(
+                each.label
+                for slot, each in classes.items()
+                if slot >= abi.FIRST_RULE_CLASSES and not each.dev
+            )
+            assert self.answer(label.replace("::/64", "::1")) == self.mac
+            assert indexes == 1
 
     def is_clean(self) -> None:
         with contextlib.suppress(AssertionError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +31,8 @@ from ndxdp.store.directories import Trees
 from ndxdp.store.instance import KernelInstance, open_pinned
 from ndxdp.store.records import Settings
 from tests.fixtures.class_counts import check_class_counts
+from tests.fixtures.features import needs
+from tests.fixtures.network import call
 from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 
@@ -58,6 +63,40 @@ class Bench:
         self.instance.maps.set_settings(case.settings(self.settings))
         self.instance.maps.write_lease(case.lease)
         self.instance.maps.set_gateways(case.gateways)
+
+
+MOST_VERIFIED = {Loader.PREBUILT: 40_000, Loader.BCC: 100_000}
+"""Instructions that the verifier may follow for a program; it gives up at a million. Compilers
+vary: without CAP_PERFMON it follows 24 000 of clang 14, and 66 000 of bcc, which has no
+subprograms."""
+
+_LOAD = """
+import sys
+from ndxdp.kernel import loader
+from ndxdp.kernel.abi import Mode
+from ndxdp.store.maps import Maps
+
+with Maps.create() as maps:
+    fd = loader.load(loader.Loader(sys.argv[1]), Mode[sys.argv[2]], maps.fds)
+    print(open(f"/proc/self/fdinfo/{fd}").read())
+"""
+_TWO_CAPABILITIES = ("setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all")
+
+
+@needs("verified")
+@pytest.mark.parametrize("origin", Loader, ids=lambda each: each.value)
+@pytest.mark.parametrize("rights", [(), _TWO_CAPABILITIES], ids=["root", "without CAP_PERFMON"])
+@pytest.mark.parametrize("mode", [Mode.NATIVE, Mode.TC], ids=lambda each: each.label)
+def test_the_work_of_the_verifier(origin: Loader, rights: tuple[str, ...], mode: Mode) -> None:
+    """Keep the program far from the limit of the verifier, whose work takes most of a start."""
+    loaded = call(*rights, sys.executable, "-c", _LOAD, origin.value, mode.name)
+    if rights and "CAP_PERFMON" in loaded.err:
+        release = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2])
+        assert release < (6, 18), loaded.err
+        return
+    assert loaded.code == 0, loaded.err
+    (followed,) = re.findall(r"verified_insns:\s*(\d+)", loaded.out)
+    assert 1000 < int(followed) < MOST_VERIFIED[origin]
 
 
 @pytest.fixture(

@@ -201,7 +201,7 @@ def test_memory_that_the_kernel_has_a_moment_later(
             raise BpfError(errno.ENOMEM, name)
         return call(name, *arguments)
 
-    with contextlib.closing(KernelMap.create(abi.MAPS["more_counters"])) as made:
+    with contextlib.closing(KernelMap.create(abi.HASHES["more_counters"])) as made:
         keys = b"".join(struct.pack("=I", n) for n in range(at_once))
         values = b"".join(bytes([n]) * made.value_size for n in range(at_once))
         monkeypatch.setattr(bpf_maps, "call", short)
@@ -221,7 +221,7 @@ def test_memory_that_the_kernel_does_not_have(monkeypatch: pytest.MonkeyPatch) -
             arguments[3]._obj.value = 0
         raise BpfError(errno.ENOMEM, name)
 
-    with contextlib.closing(KernelMap.create(abi.MAPS["more_counters"])) as made:
+    with contextlib.closing(KernelMap.create(abi.HASHES["more_counters"])) as made:
         monkeypatch.setattr(bpf_maps, "call", full)
         for count in (1, 5):
             with pytest.raises(BpfError) as caught:

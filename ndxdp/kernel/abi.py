@@ -263,10 +263,9 @@ MAPS = {
         MapSpec("hints", ARRAY, 4, 8, HINTS),
         MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, NO_PREALLOC),
         MapSpec("groups", ARRAY, 4, RULE_CLASS.size, FIRST_RULE_CLASSES),
-        MapSpec("more_classes", HASH, 4, RULE_CLASS.size, _MORE_RULE_CLASSES, NO_PREALLOC),
+        MapSpec("more_classes", ARRAY_OF_MAPS, 4, 4, 1),
         MapSpec("group_counters", PERCPU_ARRAY, 4, CLASS_COUNT.size, FIRST_RULE_CLASSES),
-        MapSpec("more_counters", PERCPU_HASH, 4, CLASS_COUNT.size, _MORE_RULE_CLASSES, NO_PREALLOC),
-        MapSpec("dev_sets", HASH, 4, DEV_SET.size, MAX_DEV_SETS, NO_PREALLOC),
+        MapSpec("more_counters", ARRAY_OF_MAPS, 4, 4, 1),
         MapSpec("reasons", PERCPU_ARRAY, 4, 8, REASON_MAX),
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("lease", ARRAY, 4, LEASE.size, 1),
@@ -276,7 +275,7 @@ MAPS = {
         MapSpec("shares", ARRAY, 4, SHARE.size, 1),
         MapSpec("requests", _RINGBUF, 0, 0, REQUESTS),
         MapSpec("resolver", ARRAY, 4, RESOLVER.size, 1),
-        MapSpec("vias", HASH, DEV.size, 1, MAX_DEVS, NO_PREALLOC),
+        MapSpec("vias", ARRAY_OF_MAPS, 4, 4, 1),
         MapSpec("locals", _LPM_TRIE, PREFIX.size, 1, MAX_LOCALS, NO_PREALLOC),
         MapSpec("on_link", HASH, 16, 1, MAX_ON_LINK, NO_PREALLOC),
         MapSpec("events", _RINGBUF, 0, 0, EVENTS),
@@ -284,6 +283,18 @@ MAPS = {
         MapSpec("explained", HASH, 4, EXPLAINED.size, MAX_DRY_RUNS, NO_PREALLOC),
     )
 }
+
+HASHES = {
+    spec.name: spec
+    for spec in (
+        MapSpec("more_classes", HASH, 4, RULE_CLASS.size, _MORE_RULE_CLASSES, NO_PREALLOC),
+        MapSpec("more_counters", PERCPU_HASH, 4, CLASS_COUNT.size, _MORE_RULE_CLASSES, NO_PREALLOC),
+        MapSpec("vias", HASH, DEV.size, 1, MAX_DEVS, NO_PREALLOC),
+        MapSpec("dev_sets", HASH, 4, DEV_SET.size, MAX_DEV_SETS, NO_PREALLOC),
+    )
+}
+"""The hashes that exist only once they have had an entry; see store/late_hash.py. Each is then the
+only element of the map of its name in MAPS. The program does not use `dev_sets`, which has none."""
 
 TABLE = MapSpec("address_table", ARRAY, 4, BUCKET.size, 1, _MMAPABLE | _INNER_MAP)
 """The table of exact addresses, the only element of `addresses`, with as many elements as it needs;
@@ -318,6 +329,7 @@ _PROGRAM_ALONE = {
 
 FILES = {name: spec for name, spec in MAPS.items() if name not in _PROGRAM_ALONE} | {
     "addresses": MapSpec("addresses", HASH, 16, RULE.size, MAX_ADDRESSES),
+    "dev_sets": HASHES["dev_sets"],
     "userspace": MapSpec("userspace", ARRAY, 4, USERSPACE.size, 1),
 }
 """Files of userspace mode: the maps, except those that only the BPF program uses. The entries of

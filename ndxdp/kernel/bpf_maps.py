@@ -71,6 +71,11 @@ def possible_cpus() -> int:
     return call("libbpf_num_possible_cpus")
 
 
+def value_size(spec: MapSpec) -> int:
+    """Return the bytes of a value; of a per-CPU map, of the values of all CPUs."""
+    return spec.value_size * (possible_cpus() if spec.type in (PERCPU_ARRAY, PERCPU_HASH) else 1)
+
+
 def create(spec: MapSpec, inner_fd: int = 0) -> int:
     """Create a map, and return its descriptor.
 
@@ -222,8 +227,7 @@ class KernelMap:
         """Take over a descriptor of the map that `spec` describes."""
         self.fd = fd
         self.spec = spec
-        cpus = possible_cpus() if spec.type in (PERCPU_ARRAY, PERCPU_HASH) else 1
-        self.value_size = spec.value_size * cpus
+        self.value_size = value_size(spec)
 
     @classmethod
     def create(cls, spec: MapSpec) -> Self:

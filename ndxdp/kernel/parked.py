@@ -30,15 +30,21 @@ class Parked:
         self._lock = threading.Lock()
         self._users = 0
         self._open: dict[str, int] = {}
-        self._socket, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            with sender:
-                socket.send_fds(sender, [b"\0"], list(fds.values()))
-        except BaseException:
-            self._socket.close()
-            raise
-        for fd in fds.values():
-            os.close(fd)
+        self._socket = _sent(fds.values())
+        _close(fds.values())
+
+    def add(self, name: str, fd: int) -> None:
+        """Park one more open descriptor.
+
+        Raises:
+            OSError: The kernel refuses, and the descriptor stays as it is.
+        """
+        with self.opened() as fds, self._lock:
+            present = {**fds, name: fd}
+            former, self._socket = self._socket, _sent(present.values())
+            former.close()
+            self._names = tuple(present)
+            self._open[name] = fd  # the last user closes it
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Mapping[str, int]]:
@@ -77,6 +83,18 @@ class Parked:
             _close(found)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return dict(zip(self._names, found, strict=True))
+
+
+def _sent(fds: Iterable[int]) -> socket.socket:
+    """Return a socket in whose queue a message with open descriptors waits."""
+    receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        with sender:
+            socket.send_fds(sender, [b"\0"], list(fds))
+    except BaseException:
+        receiver.close()
+        raise
+    return receiver
 
 
 def _close(fds: Iterable[int]) -> None:

@@ -3,7 +3,9 @@
 ABI version 8 has another kind of `addresses`: a map with a table in place of a hash. The program of
 an earlier version keeps its own hash, with the same addresses, shares all other maps, and answers
 until the new program replaces it, as in every renewal. `hints` has a quarter of the bits. A rule in
-`prefixes` is not zero, which concerns only one for ::/0.
+`prefixes` is not zero, which concerns only one for ::/0. A hash of abi.HASHES that has entries is
+put into an array, and both programs share it. An empty one is left to the former program, so that
+its memory is freed with that.
 
 ABI version 7 has the maps of version 6, and one more, `lease`. `explained` is of another kind, and
 `reasons` has one more element, so that some counters move. A program of version 6 keeps its own
@@ -30,6 +32,7 @@ from ndxdp.session.signals import uninterrupted
 from ndxdp.store import pins
 from ndxdp.store.address_map import AddressMap
 from ndxdp.store.directories import FileTree, PinTree, Tree
+from ndxdp.store.late_hash import LateHash
 from ndxdp.store.map_files import ArrayFile, Map
 
 FORMER = tuple(f"v{version}" for version in abi.FORMER_VERSIONS)
@@ -100,6 +103,7 @@ def _convert_pins(path: Path) -> None:
     _convert_hints(path)
     _convert_addresses(path)
     _convert_prefixes(path)
+    _convert_hashes(path)
     for name in ("lease", "explained"):
         if not _is_pinned(path / name, abi.MAPS[name]):
             with closing(KernelMap.create(abi.MAPS[name])) as made:
@@ -160,6 +164,24 @@ def _convert_prefixes(path: Path) -> None:
         key = abi.PREFIX.pack(length=0)
         if prefixes.lookup(key) == bytes(abi.RULE.size):
             prefixes.update(key, abi.RULE.pack(flags=abi.RuleFlag.PRESENT))
+
+
+def _convert_hashes(path: Path) -> None:
+    """Put each hash into its array, which replaces the hash's pin; drop a hash without entries."""
+    for name, spec in abi.HASHES.items():
+        if not _is_pinned(path / name, spec):
+            continue
+        with (
+            closing(LateHash.create(name)) as made,
+            closing(KernelMap.open(path / name, spec)) as before,
+        ):
+            is_empty = next(before.items(), None) is None
+            if not is_empty:
+                made.adopt(before.duplicate())
+            if name in abi.MAPS:
+                made.repin(path)
+            elif is_empty:
+                (path / name).unlink()
 
 
 def _convert_files(path: Path) -> None:

@@ -19,6 +19,7 @@ from ndxdp.kernel.parked import Parked
 from ndxdp.rules.interface_name import FEWER_DEVS
 from ndxdp.store import address_map, pins
 from ndxdp.store.address_map import AddressMap
+from ndxdp.store.late_hash import LateHash
 from ndxdp.store.map_files import ArrayFile, Map, TableFile
 from ndxdp.store.parked_map import ParkedMap
 from ndxdp.store.rule_file import FILE_NAME, RuleFile
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _U32 = struct.Struct("=I")
 _ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
+_IN_KERNEL = tuple(dict.fromkeys((*abi.MAPS, *abi.HASHES)))
 _FREQUENT = ("settings", "requests")
 """The maps in the kernel that a daemon reads often, or waits for."""
 
@@ -71,16 +73,17 @@ class MapSet:
         """
         try:
             with _all_or_none() as maps:
-                for spec in abi.MAPS.values():
-                    maps[spec.name] = (
-                        AddressMap.create(max_addresses)
-                        if spec.name == "addresses"
-                        else KernelMap.create(spec)
-                    )
+                for name in _IN_KERNEL:
+                    if name == "addresses":
+                        maps[name] = AddressMap.create(max_addresses)
+                    elif name in abi.HASHES:
+                        maps[name] = LateHash.create(name)
+                    else:
+                        maps[name] = KernelMap.create(abi.MAPS[name])
         except libbpf.BpfError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL):
                 raise
-            raise _not_created(error, spec.name) from error
+            raise _not_created(error, name) from error
         return cls(maps)
 
     @classmethod
@@ -95,12 +98,14 @@ class MapSet:
             NdxdpError: A map is not one of this ABI version.
         """
         with _all_or_none() as maps:
-            for spec in abi.MAPS.values():
-                maps[spec.name] = (
-                    AddressMap.open(directory, readonly=readonly)
-                    if spec.name == "addresses"
-                    else KernelMap.open(directory / spec.name, spec, readonly=readonly)
-                )
+            for name in _IN_KERNEL:
+                if name == "addresses":
+                    maps[name] = AddressMap.open(directory, readonly=readonly)
+                elif name in abi.HASHES:
+                    maps[name] = LateHash.open(directory, name, readonly=readonly)
+                else:
+                    path, spec = directory / name, abi.MAPS[name]
+                    maps[name] = KernelMap.open(path, spec, readonly=readonly)
         return cls(maps)
 
     @classmethod
@@ -146,18 +151,28 @@ class MapSet:
 
     @property
     def fds(self) -> dict[str, int]:
-        """Descriptors of the maps in the kernel, or of the arrays in files, except parked ones."""
-        return {name: each.fd for name, each in self._open_maps().items()}
+        """Descriptors of the maps of the program, by name, except for parked ones."""
+        return {name: each.fd for name, each in self._open_maps().items() if name in abi.MAPS}
 
     def _open_maps(self) -> dict[str, KernelMap | ArrayFile]:
-        """Return the maps in the kernel, or the arrays in files, by name, except parked ones."""
-        maps = {
-            name: each.outer if isinstance(each, AddressMap) else each
-            for name, each in self._maps.items()
-        }
+        """Return the maps in the kernel, or the arrays in files, except parked ones.
+
+        Maps in the kernel have the names of their pins.
+        """
+        maps: dict[str, Map] = {}
+        for name, each in self._maps.items():
+            if isinstance(each, LateHash):
+                maps |= each.open_maps()
+            else:
+                maps[name] = each.outer if isinstance(each, AddressMap) else each
         return {
             name: each for name, each in maps.items() if isinstance(each, KernelMap | ArrayFile)
         }
+
+    def _hashes(self) -> dict[str, LateHash]:
+        """Return the hashes that may not exist yet by the names of their pins."""
+        found = (each for each in self._maps.values() if isinstance(each, LateHash))
+        return {each.pin_name: each for each in found}
 
     def park(self) -> None:
         """Park the descriptors of maps and files, except for those in frequent use.
@@ -173,7 +188,11 @@ class MapSet:
         except OSError as error:
             log.debug("the maps stay open: %s", error)
             return
+        for late in self._hashes().values():
+            late.park(self._parked)
         for name, each in rare.items():
+            if each.spec.name in abi.HASHES:
+                continue
             parked = ParkedMap(self._parked, each)
             if name == "addresses":  # of the kernel, as that of files is in the file of the rules
                 self._addresses().outer = parked
@@ -219,7 +238,7 @@ class MapSet:
         """Return the same maps in the kernel, with descriptors of their own."""
         with _all_or_none() as maps:
             for name, each in self._maps.items():
-                assert isinstance(each, KernelMap | AddressMap), "called for open maps only"
+                assert isinstance(each, KernelMap | AddressMap | LateHash), "called for open maps"
                 maps[name] = each.duplicate()
         return type(self)(maps)
 
@@ -228,6 +247,8 @@ class MapSet:
         for name, fd in self.fds.items():
             pins.pin(fd, directory / name)
         self._addresses().pin(directory)
+        for each in self._hashes().values():
+            each.pin(directory)
 
     def _addresses(self) -> AddressMap:
         """Return the map of addresses in the kernel."""
@@ -247,24 +268,29 @@ class MapSet:
             present = set(os.listdir(directory))
         except FileNotFoundError:
             present = set()
-        files = (
-            FILE_NAME if isinstance(each, TableFile) else name for name, each in self._maps.items()
+        hashes = self._hashes()
+        names = dict.fromkeys(
+            FILE_NAME if isinstance(each, TableFile) else name
+            for name, each in self._maps.items()
+            if name not in hashes
         )
-        names = [*dict.fromkeys(files), *([address_map.PIN] if self.in_kernel else [])]
+        names |= dict.fromkeys(name for name, each in hashes.items() if each.is_known(present))
+        if self.in_kernel:
+            names[address_map.PIN] = None
         return [name for name in names if name not in present]
 
     def restore_pins(self, directory: Path) -> None:
         """Pin the maps again whose pins were removed."""
-        for name in self.missing(directory):
-            if name == address_map.PIN:
-                self._addresses().pin(directory)
-                continue
-            found = self._addresses().outer if name == "addresses" else self._maps[name]
-            if isinstance(found, ParkedMap):
-                with found.opened() as opened:
-                    pins.pin(opened.fd, directory / name)
-            else:
-                pins.pin(self.fds[name], directory / name)
+        missing = self.missing(directory)
+        fds = {name: each.fd for name, each in self._open_maps().items()}
+        with contextlib.ExitStack() as opened:
+            if self._parked:
+                fds |= opened.enter_context(self._parked.opened())
+            for name in missing:
+                if name == address_map.PIN:
+                    self._addresses().pin(directory)
+                else:
+                    pins.pin(fds[name], directory / name)
 
     def max_entries(self, name: str) -> int:
         """Return how many entries a map can have; of `groups`, with the map that continues it."""
@@ -322,7 +348,7 @@ class MapSet:
             return
         self._maps[name].delete(b"".join(present - wanted))
         new = wanted - present
-        size = abi.MAPS[name].value_size
+        size = self._maps[name].value_size
         try:
             self._maps[name].update(b"".join(new), bytes(size) * len(new))
         except OSError as error:

@@ -1,6 +1,6 @@
 """Maps whose descriptors are parked (kernel/parked.py): each call opens the map while it runs.
 
-A daemon has 24 maps or 7 files for each interface, and after the attachment it needs most maps, and
+A daemon has 22 maps or 7 files for each interface, and after the attachment it needs most maps, and
 some files, only when something changes.
 """
 
@@ -21,21 +21,25 @@ class ParkedMap:
         value_size: Bytes of a value; of a per-CPU map, of the values of all CPUs.
     """
 
-    def __init__(self, parked: Parked, before: KernelMap | ArrayFile) -> None:
-        """Take the parked descriptor with the map's name, which the caller closes.
+    def __init__(
+        self, parked: Parked, before: KernelMap | ArrayFile, name: str | None = None
+    ) -> None:
+        """Take a parked descriptor, which the caller closes.
 
         Args:
             parked: Has the descriptor.
             before: The map as it was open before.
+            name: The name of the descriptor; None for the map's name.
         """
         self._parked, self._before = parked, before
+        self._name = name or before.spec.name
         self.value_size = before.value_size
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[KernelMap | ArrayFile]:
         """Yield the open map."""
         with self._parked.opened() as fds:
-            yield self._before.using(fds[self._before.spec.name])
+            yield self._before.using(fds[self._name])
 
     @property
     def max_entries(self) -> int:

@@ -13,19 +13,22 @@ from ndxdp.kernel import bpf_programs, libbpf
 
 PROGRAM = "program"
 LINK = "link"
+MODE = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP
+"""The permissions of a pin: its group may read it; only its owner may write to the object."""
+
 STAGED = ":new"
 """The end of the name of a pin that will replace another pin."""
 
 
 def pin(fd: int, path: Path) -> None:
-    """Pin an object. Its group may read the pin; only its owner may write to the object."""
+    """Pin an object, with the permissions MODE."""
     try:
         libbpf.pin(fd, str(path))
     except libbpf.BpfError as error:
         if error.errno == errno.EROFS:
             raise unwritable(path, error) from error
         raise
-    path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)
+    path.chmod(MODE)
 
 
 def repin(fd: int, path: Path) -> None:

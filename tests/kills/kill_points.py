@@ -41,6 +41,8 @@ class Step:
         max_addresses: The size of the table of exact addresses; 0 leaves it unchanged.
         switch: Change the mode of an attached interface, as `run -c` does.
         interface: The interface.
+        classes: How many rules with a class of their own there are in addition, the last of which
+            names an output interface.
         was: For `daemon`: the mode in which it runs before; "" if it starts in the requested mode.
     """
 
@@ -50,6 +52,7 @@ class Step:
     rules: tuple[str, ...] = ()
     max_addresses: int = 0
     switch: bool = False
+    classes: int = 0
     was: str = ""
     interface: str = UPLINK
 
@@ -194,10 +197,19 @@ def _options(step: Step) -> Any:
 
 
 def _rules(step: Step) -> Any:
+    from ndxdp.ndp.profile import Answer
     from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
     from ndxdp.rules.rule_lists import compile_rules
 
-    return compile_rules(step.rules, rule=Rule(origin=CONFIG_ORIGIN))
+    prefixes = class_prefixes(step.classes)
+    rules = compile_rules((*step.rules, *prefixes[:-1]), rule=Rule(origin=CONFIG_ORIGIN))
+    by_route = Rule(Answer.ROUTED, origin=CONFIG_ORIGIN, dev=("lo",))
+    return rules | compile_rules(prefixes[-1:], rule=by_route)
+
+
+def class_prefixes(count: int) -> list[str]:
+    """Return the prefixes of rules with a class of their own."""
+    return [f"2001:db8:{number:x}::/64" for number in range(1, count + 1)]
 
 
 def _attach(step: Step, kill_at: int) -> None:
