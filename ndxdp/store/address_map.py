@@ -174,12 +174,14 @@ class AddressMap:
         if used + count > header.max_addresses:
             used = table.count()  # a writer that was killed leaves a larger number
             if used + count > header.max_addresses:
-                count -= table.have(keys)
+                count -= table.count_among(keys)
             if used + count > header.max_addresses:
                 raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         if used + count > 2 * header.room:
             # Once, and not by doubling several times. Some of the addresses may be there already.
-            self._replace(max(used + count - (table.have(keys) if used > count // 8 else 0), 1))
+            self._replace(
+                max(used + count - (table.count_among(keys) if used > count // 8 else 0), 1)
+            )
 
     def _grow(self) -> None:
         """Replace a table in which an address found no room."""

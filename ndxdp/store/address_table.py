@@ -1,4 +1,4 @@
-"""One table of exact addresses: a hash table in a BPF array, which is mapped into memory here.
+"""A table of exact addresses: a hash table in a BPF array, which is mapped into memory here.
 
 bpf/ndp_abi.h describes it (struct ndp_address_table). A table keeps its size, and address_map.py
 replaces one that is full. Here a rule is a number, as a bucket has it.
@@ -132,7 +132,7 @@ class AddressTable:
                 break
         return 0
 
-    def have(self, addresses: bytes) -> int:
+    def count_among(self, addresses: bytes) -> int:
         """Return how many of some addresses have a rule."""
         header = self.header()
         return sum(

@@ -10,7 +10,7 @@ from ndxdp.rules.rule import RuleClass
 from ndxdp.rules.table import Entry, Table, entry_of
 from ndxdp.store.maps import Maps
 from ndxdp.store.records import rule_of
-from ndxdp.store.rule_format import OF_RULES, Changes
+from ndxdp.store.rule_format import OF_RULES, Changes, slot_of
 from ndxdp.store.rule_reader import prefix_of
 
 
@@ -74,7 +74,7 @@ class LiveTable:
         self._is_complete = False
         addresses, prefixes = (changes.get(name, {}) for name in OF_RULES)
         values = {value for some in (addresses, prefixes) for value in some.values() if value}
-        classes = self._maps.rule_classes_at({_slot(value) for value in values})
+        classes = self._maps.rule_classes_at({slot_of(value) for value in values})
         is_replaced = False
         for value in values:
             entry = self._entry(value, classes)
@@ -98,8 +98,3 @@ class LiveTable:
             expired=self._expired,
             exact=fields["prefix_len"] == 128,
         )
-
-
-def _slot(value: bytes) -> int:
-    slot: int = abi.RULE.unpack(value)["rule_class"]
-    return slot

@@ -1,18 +1,16 @@
 """The rules of one interface in userspace mode: one file with a snapshot, followed by a log.
 
-    header | rules by class | addresses | prefixes | dev_sets | record | record | …
-
-The snapshot has all entries of three tables. The entries of a table are in the order of their keys,
-so that a key is found by bisection. Each change appends one record to the log: the entries that are
-written, and the keys that are removed. So the cost of a change does not depend on how many rules
-there are, and a change of several rules is in the file as a whole or not at all: a record that is
-incomplete, or has a wrong checksum, is not there. Its writer was killed, and the next one removes
-it.
+rule_format.py has the format. The snapshot has all entries of three tables. The entries of a table
+are in the order of their keys, so that a key is found by bisection. Each change appends one record
+to the log: the entries that are written, and the keys that are removed. So the cost of a change
+does not depend on how many rules there are. A change of several rules is in the file as a whole or
+not at all: readers ignore a record that is incomplete or has a wrong checksum. Its writer was
+killed, and the next writer removes it.
 
 Before the log exceeds LOG_MAX, the writer writes a new file whose snapshot has the changes, and
 renames it over the file. The new header says that the contents are those of the former file, so
-that a reader who knows these needs not read them again. A change of many rules is written into a
-new snapshot at once.
+that a reader who has read that one need not read them again. A change of many rules is written
+into a new snapshot at once.
 
 Writers have the tree's lock. Readers lock nothing and wait for nobody.
 """
