@@ -239,6 +239,21 @@ def test_addresses_are_written_in_little_memory(maps: Maps) -> None:
         tracemalloc.stop()
 
 
+def test_addresses_in_a_file_are_read_in_little_memory(tmp_path: Path) -> None:
+    """Have the entries of a file in memory once, as bytes."""
+    count, size = 50_000, 16 + abi.RULE.size
+    every = Rules({Rule(): AddressSet.of(map(address, range(count)))})
+    with Maps.create_files(tmp_path) as maps:
+        maps.apply(Difference(every, Rules()), Rules())
+        (addresses,) = maps.tables("addresses")
+        tracemalloc.start()
+        try:
+            assert len(next(addresses.items())) == 2
+            assert tracemalloc.get_traced_memory()[1] < 1.5 * count * size
+        finally:
+            tracemalloc.stop()
+
+
 def test_a_lookup_in_the_kernels_tables_is_small(privacy: None) -> None:
     """Allocate little for each, as malloc maps and unmaps memory for a buffer of 64 KB."""
     with Fib() as fib:

@@ -101,7 +101,8 @@ class View(NamedTuple):
 
     def entries(self, table: int) -> bytes:
         """Return all entries of a table, in the order of their keys."""
-        return b"".join(merged(self.snapshot.entries(table), table, self.changed[table]))
+        entries, changed = self.snapshot.entries(table), self.changed[table]
+        return b"".join(merged(entries, table, changed)) if changed else entries
 
     def by_slot(self) -> dict[int, int]:
         """Return the number of rules by the slot of their class, without reading the rules."""
