@@ -142,10 +142,9 @@ def test_a_long_reload_delays_no_other_work(
 _ENDLESS = """
 import threading, time
 from ndxdp.cli.main import main
-from ndxdp.daemon import service
+from ndxdp.daemon import ending
 
-end_within = service._end_within
-service._end_within = lambda seconds: end_within(1.0)
+ending._STUCK = 1.0
 threading.Thread(target=time.sleep, args=(1000,), name="endless").start()
 main()
 """
@@ -160,3 +159,37 @@ def test_a_thread_that_never_ends_does_not_keep_the_daemon(net: Network, tmp_pat
     assert "Timeout (0:00:01)!" in ended.err
     assert "in run\n" in ended.err, "the stack of the thread"
     assert leftovers() == []
+
+
+# What is to end waits for something that never comes.
+_UNENDED = """
+import asyncio
+from ndxdp.cli.main import main
+from ndxdp.daemon import ending, shares, uplink
+
+async def endless(self):
+    await asyncio.Event().wait()
+
+async def run_endlessly(self):
+    await run(self)
+    await endless(self)
+
+run = uplink.Uplink.run
+ending._STUCK = 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    "what", ["uplink.Uplink.run = run_endlessly", "shares.Shares.end = endless"]
+)
+def test_a_task_that_never_ends_does_not_keep_the_daemon(
+    net: Network, tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(f'[[interface]]\nname = "{UPLINK}"\n')
+    command = (sys.executable, "-c", f"{_UNENDED}{what}\nmain()\n")
+    ended = net.run("-c", str(path), command=command).end()
+    assert ndxdp("detach", UPLINK).code == 0
+    assert ended.code == 1
+    assert f"ending without detaching {UPLINK}: a task has not returned for 2 s" in ended.err
+    assert "in endless\n" in ended.err, "where the task waits"

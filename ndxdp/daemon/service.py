@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import logging
-import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from typing import Any
 
 from ndxdp import threads
 from ndxdp.backoff import Backoff
+from ndxdp.daemon import ending
 from ndxdp.daemon.container_rules import ContainerRules
 from ndxdp.daemon.etcd_rules import EtcdRules
 from ndxdp.daemon.exporter_listener import MetricsListener
@@ -49,10 +48,6 @@ _SIGNALS = _ENDING | {signal.SIGHUP}
 _LISTEN_TIME = 1.0  # seconds for which the start waits until metrics are served
 
 _BURST_TIME = 0.01  # seconds between two looks at netlink while messages come
-
-_STUCK = 10.0
-"""Seconds for which the end waits for a task or a thread that does not return; systemd kills after
-20."""
 
 
 def run(
@@ -138,16 +133,6 @@ def _log_stray(stray: Backoff, context: dict[str, Any]) -> None:
     stray.failed(problem_of(error) if error else f"internal error: {context['message']}")
 
 
-def _end_within(seconds: float) -> None:
-    """Exit with the stacks of all threads on stderr if the process has not ended after so long.
-
-    All interfaces have been left as they are to be left. A thread that does not return would keep
-    the executor or the interpreter from ending.
-    """
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # there is no stderr
-        faulthandler.dump_traceback_later(seconds, exit=True)
-
-
 def _awaited(reread: Callable[[], DaemonSpec] | None) -> set[signal.Signals]:
     """Return the signals that the loop handles."""
     return _SIGNALS if reread else _ENDING
@@ -216,36 +201,21 @@ class _Daemon:
             self._notifier.stopping()
             for task in tasks:
                 task.cancel()
-            self._containers.end()
-            self._etcd.end()
-            await self._fleet.end()
-            await self._shares.end()
-            self._uplinks.stop()
-            ended = await self._all_ended()
+            ended = await ending.finished(self._end(), self._executor, self._uplinks.present_names)
             proving.cancel()
-            _end_within(_STUCK)
+            ending.exit_later()
         for outcome in ended:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _all_ended(self) -> list[BaseException | None]:
-        """Wait until all uplinks have ended. End the process if the executor is stuck."""
-        ends = asyncio.ensure_future(self._uplinks.ended())
-        loop = asyncio.get_running_loop()
-        proof: asyncio.Future[None] | None = None  # that the executor takes tasks
-        while True:
-            if proof is None or proof.done():
-                asked, proof = loop.time(), loop.run_in_executor(self._executor, _nothing)
-            done, _ = await asyncio.wait({ends}, timeout=1)
-            if done:
-                return ends.result()
-            stuck = loop.time() - asked
-            if stuck > _STUCK and not proof.done():
-                log.error("ending without detaching: a task has not returned for %d s", stuck)
-                logging.shutdown()
-                with contextlib.suppress(OSError, ValueError, RuntimeError):  # there is no stderr
-                    faulthandler.dump_traceback()
-                os._exit(1)
+    async def _end(self) -> list[BaseException | None]:
+        """End everything that answers; return the error of each uplink that had one."""
+        self._containers.end()
+        self._etcd.end()
+        await self._fleet.end()
+        await self._shares.end()
+        self._uplinks.stop()
+        return await self._uplinks.ended()
 
     def _make_uplink(self, spec: InterfaceSpec, index: LinkIndex[Uplink]) -> Uplink:
         return Uplink(
@@ -362,10 +332,6 @@ class _Daemon:
         self._uplinks.network_changed(changes, interrupted)
         self._shares.network_changed(changes)
         return True
-
-
-def _nothing() -> None:
-    pass
 
 
 def _contents(spec: DaemonSpec) -> tuple[list[str], list[Selector], set[str]]:

@@ -256,6 +256,12 @@ class Uplinks:
         tasks = [entry.task for entry in self._entries.values()]
         return await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
 
+    def present_names(self) -> list[str]:
+        """Return the names of the interfaces whose uplinks have not ended."""
+        present = [each.uplink for each in self._entries.values() if not each.task.done()]
+        present += [each.uplink for each in self._ending.values()]
+        return [each.spec.interface for each in present]
+
     # ---- the network
 
     def wake_waiting(self) -> None:
