@@ -23,7 +23,6 @@ from ndxdp.store.rule_format import TABLES
 
 _U32 = struct.Struct("=I")
 _U64_MAX = (1 << 64) - 1
-_ENTRIES = 16384  # entries of a table that are objects at the same time
 
 
 class Map(Protocol):
@@ -229,14 +228,16 @@ class TableFile:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries, as they were when the iteration began."""
-        entries = self._present().entries(self._table)
-        return struct.iter_unpack(f"{self._spec.key_size}s{self.value_size}s", entries)
+        entry = struct.Struct(f"{self._spec.key_size}s{self.value_size}s")
+        pieces = self._present().pieces(self._table)
+        return itertools.chain.from_iterable(map(entry.iter_unpack, pieces))
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries, many at a time, as they were when the iteration began."""
-        entries = self.items()
-        while piece := list(itertools.islice(entries, _ENTRIES)):
-            yield b"".join(key for key, _ in piece), b"".join(value for _, value in piece)
+        entry = struct.Struct(f"{self._spec.key_size}s{self.value_size}s")
+        for piece in self._present().pieces(self._table):
+            entries = list(entry.iter_unpack(piece))
+            yield b"".join(key for key, _ in entries), b"".join(value for _, value in entries)
 
     def resize(self, max_entries: int) -> None:
         """Set how many entries the table can have."""

@@ -25,7 +25,7 @@ import struct
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,8 +101,11 @@ class View(NamedTuple):
 
     def entries(self, table: int) -> bytes:
         """Return all entries of a table, in the order of their keys."""
-        entries, changed = self.snapshot.entries(table), self.changed[table]
-        return b"".join(merged(entries, table, changed)) if changed else entries
+        return b"".join(self.pieces(table))
+
+    def pieces(self, table: int) -> Iterator[bytes]:
+        """Yield the entries of a table, in the order of their keys, many at a time."""
+        return merged(self.snapshot.pieces(table), table, self.changed[table])
 
     def by_slot(self) -> dict[int, int]:
         """Return the number of rules by the slot of their class, without reading the rules."""
@@ -303,7 +306,7 @@ class RuleFile:
     def _write_snapshot(self, view: View, changes: Changes) -> None:
         """Replace the file by one whose snapshot has some changes."""
         entries = [
-            b"".join(merged(view.entries(table), table, changes.get(name, {})))
+            b"".join(merged(view.pieces(table), table, changes.get(name, {})))
             for table, name in enumerate(TABLES)
         ]
         counts = [len(some) // size for some, size in zip(entries, SIZES, strict=True)]

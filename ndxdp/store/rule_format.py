@@ -14,7 +14,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,8 @@ Changes = Mapping[str, Mapping[bytes, bytes | None]]
 
 _SPECS = [abi.FILES[name] for name in TABLES]
 SIZES = [spec.key_size + spec.value_size for spec in _SPECS]
-_PIECE = 64  # entries of a snapshot that are merged with changes at once
+_READ = 16384  # entries of a snapshot that are in memory at once, unless the caller keeps them
+_PIECE = 64  # of them, that are merged with changes at once
 
 _MAGIC = b"ndxdp\0r\1"
 _HEADER = struct.Struct("=8s QQQ I3I3I I")
@@ -88,9 +89,14 @@ class Snapshot:
         """Return the number of rules of each class, as CLASS."""
         return self._read(self._starts[0], self._classes * CLASS.size)
 
-    def entries(self, table: int) -> bytes:
-        """Return all entries of a table, in order."""
-        return self._read(self._starts[1 + table], self.counts[table] * SIZES[table])
+    def pieces(self, table: int) -> Iterator[bytes]:
+        """Yield the entries of a table, in order, many at a time."""
+        size = SIZES[table]
+        at, left = self._starts[1 + table], self.counts[table]
+        while left:
+            number = min(left, _READ)
+            yield self._read(at, number * size)
+            at, left = at + number * size, left - number
 
     def find(self, table: int, key: bytes) -> bytes | None:
         """Return the value of a key; None if there is no entry."""
@@ -177,25 +183,38 @@ def records(data: bytes) -> Iterator[Record]:
 
 
 def merged(
-    entries: bytes, table: int, changes: Mapping[bytes, bytes | None]
-) -> Iterator[bytes | memoryview]:
+    pieces: Iterable[bytes], table: int, changes: Mapping[bytes, bytes | None]
+) -> Iterator[bytes]:
     """Yield the entries of a table after some changes, in order, many at a time."""
-    size, key_size, all_entries = SIZES[table], _SPECS[table].key_size, memoryview(entries)
-    keys, done, copied = sorted(changes), 0, 0
-    for start in range(0, len(entries) if keys else 0, _PIECE * size):
-        piece = all_entries[start : start + _PIECE * size]
-        until = bisect_right(keys, bytes(piece[-size:][:key_size]), done)
+    key_size, keys, done = _SPECS[table].key_size, sorted(changes), 0
+    for piece in pieces:
+        until = done
+        if done < len(keys):
+            until = bisect_right(keys, piece[-SIZES[table] :][:key_size], done)
+        yield b"".join(_changed(piece, table, changes, keys[done:until])) if until > done else piece
+        done = until
+    for start in range(done, len(keys), _PIECE):
+        some = keys[start : start + _PIECE]
+        yield b"".join(key + value for key in some if (value := changes[key]) is not None)
+
+
+def _changed(
+    entries: bytes, table: int, changes: Mapping[bytes, bytes | None], keys: Sequence[bytes]
+) -> Iterator[bytes]:
+    """Yield some entries after the changes of these keys, none of which is after the last entry."""
+    size, key_size = SIZES[table], _SPECS[table].key_size
+    done, copied = 0, 0
+    for start in range(0, len(entries), _PIECE * size):
+        piece = entries[start : start + _PIECE * size]
+        until = bisect_right(keys, piece[-size:][:key_size], done)
         if until == done:
             continue
-        yield all_entries[copied:start]
+        yield entries[copied:start]
         kept = [e for (e,) in struct.iter_unpack(f"{size}s", piece) if e[:key_size] not in changes]
         kept += (key + value for key in keys[done:until] if (value := changes[key]) is not None)
         yield b"".join(sorted(kept))
         done, copied = until, start + len(piece)
-    yield all_entries[copied:]
-    for start in range(done, len(keys), _PIECE):
-        some = keys[start : start + _PIECE]
-        yield b"".join(key + value for key in some if (value := changes[key]) is not None)
+    yield entries[copied:]
 
 
 def slot_of(rule: bytes) -> int:
