@@ -189,7 +189,8 @@ def test_grows(roomy: AddressMap, at_once: int) -> None:
     assert len(expected) >= count
     check(roomy, expected)
     least = len(expected) * 2 / 3
-    assert least <= elements(roomy) <= (1.05 if at_once == count else 2.6) * least + 100
+    # One table in a hundred takes a tenth more, because an address has found its buckets full.
+    assert least <= elements(roomy) <= (1.15 if at_once == count else 2.6) * least + 100
     roomy.delete(addresses(range(10, len(expected))))
     roomy.fit()
     assert elements(roomy) * abi.BUCKET.size == 4096
@@ -246,6 +247,19 @@ def test_collisions(roomy: AddressMap, at_once: int) -> None:
     for start in range(0, len(keys), at_once):
         roomy.delete(b"".join(keys[start : start + at_once]))
     check(roomy, {more: rule(2)})
+
+
+def test_buckets_that_are_full_by_chance(roomy: AddressMap) -> None:
+    """Take a tenth more memory if an address finds its buckets full, in a table that has room."""
+    roomy._replace(6000)
+    collide(roomy)
+    before = elements(roomy)
+    others = [struct.pack(">4I", 0x20010DB8, n + 1, n + 1, n + 1) for n in range(4000)]
+    keys = [*others, *(colliding(number) for number in range(MOST_IN_A_BUCKET + 1))]
+    for key in keys:
+        roomy.update(key, rule(1))
+    check(roomy, dict.fromkeys(keys, rule(1)))
+    assert before < elements(roomy) < 1.15 * before
 
 
 @pytest.mark.parametrize("fields", [{"buckets": 0}, {"buckets": 1 << 31}, {"buckets": 48}], ids=str)

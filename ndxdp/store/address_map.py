@@ -39,7 +39,10 @@ _ADDRESS, _RULE, _WORD = (
 _FLAGS_AT, _NOTE_AT = abi.RULE.offsets()["flags"][0], abi.RULE.offsets()["reserved"][0]
 _NOTE_SHIFT, _NOTE = 5, 3  # where a slot has the note (records.PauseNote) among the flags
 _EXACT = 128  # bits of an address
-_LARGER = 5 / 4  # if an address has found all its buckets full, which is rare
+_LARGER = 11 / 10
+"""By how much a table grows in which an address has found all its buckets full. That happens to one
+in twelve tables with a million addresses, as each has its own seed; to one in 200 with so much more
+room."""
 _SMALL = 128  # a table with room for no more is never too large
 _SHRINK = 4  # nor is one with room for no more than so many times what it has
 
@@ -190,7 +193,7 @@ class AddressMap:
         if table.count() < room // 2:  # only another seed is needed
             self._replace(room)
         elif table.count() < room:
-            self._replace(int(room * _LARGER))
+            self._replace(_larger(room))
         else:
             self._replace(min(2 * room, table.header().max_addresses))
 
@@ -210,7 +213,7 @@ class AddressMap:
             table = AddressTable.create(addresses, limit)
             if table.copy(former):
                 break
-            addresses = max(int(addresses * _LARGER), addresses + 1)
+            addresses = _larger(addresses)
         if self._directory is not None:
             pins.repin(table.fd, self._directory / PIN)
         self._table = table
@@ -298,6 +301,10 @@ class AddressMap:
     def _publish(self) -> None:
         """Make the program read the table. The kernel waits until no program reads another one."""
         self.outer.update(_KEY0, self._table.fd.to_bytes(4, sys.byteorder))
+
+
+def _larger(room: int) -> int:
+    return max(int(room * _LARGER), room + 1)
 
 
 def _word_of(value: bytes) -> int:
