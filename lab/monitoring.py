@@ -162,7 +162,8 @@ class Watched:
         """Raise LabError if the program has ended."""
         if self._process.poll() is not None:
             output = self._log.read_text(errors="replace").strip().splitlines()
-            raise LabError(f"{self._name} has ended ({self._process.returncode}).", *output[-3:])
+            last = "\n".join(output[-3:])
+            raise LabError(f"{self._name} has ended ({self._process.returncode}).", last)
 
 
 async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlencode
 
 import pytest
@@ -24,6 +25,7 @@ import pytest
 from dashboards.alerts import alerts
 from lab import monitoring
 from lab.commands import LabError
+from lab.topology import Lab
 from tests.fixtures.network import REPOSITORY, eventually, sh
 from tests.fixtures.prometheus import get
 
@@ -195,6 +197,25 @@ def test_it_ends_with_its_programs(demo: Demo, word: str, message: str) -> None:
     os.kill(demo.inner(word), signal.SIGKILL)
     assert demo.process.wait(20) == 1
     assert message in demo.output()
+
+
+@pytest.mark.parametrize("lines", [0, 1, 4])
+def test_the_last_lines_of_a_program_that_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: int
+) -> None:
+    class Here:
+        """A lab without namespaces."""
+
+        def popen(self, _node: str, *command: str, **how: int) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, stdout=how["stdout"], stderr=how["stderr"])
+
+    monkeypatch.setattr(monitoring, "_WORK", tmp_path)
+    program = monitoring.Watched(cast(Lab, Here()), "ndxdp", "seq", str(lines))
+    program._process.wait()
+    with pytest.raises(LabError) as raised:
+        program.check()
+    last = [str(n) for n in range(max(lines - 2, 1), lines + 1)]
+    assert str(raised.value).splitlines() == ["ndxdp has ended (0).", *last]
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
