@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from typing import Any, NoReturn, TypeVar
 
+from ndxdp.daemon.heartbeat import proof_of
+
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
@@ -42,7 +44,7 @@ async def finished(
     idle, left, proof = 0.0, unended(), None
     while True:
         if proof is None or proof.done():
-            asked, proof = loop.time(), loop.run_in_executor(executor, _nothing)
+            asked, proof = loop.time(), proof_of(executor)
         await asyncio.wait({ending}, timeout=_LOOK_PERIOD)
         if ending.done():
             return ending.result()
@@ -81,7 +83,3 @@ def exit_later() -> None:
     """
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # there is no stderr
         faulthandler.dump_traceback_later(_STUCK, exit=True)
-
-
-def _nothing() -> None:
-    pass

@@ -41,9 +41,8 @@ class Pulse:
             proved: Called after each proof.
             period: Seconds between two proofs; 0 for the default period.
         """
-        loop = asyncio.get_running_loop()
         while True:
-            await loop.run_in_executor(executor, _nothing)
+            await proof_of(executor)
             self._proved = time.monotonic()
             proved()
             await asyncio.sleep(period or _PERIOD)
@@ -107,6 +106,11 @@ class Heartbeats:
                 heart.backoff.succeeded()
             except Exception as error:
                 heart.backoff.failed(f"{interface}: cannot write a heartbeat: {problem_of(error)}")
+
+
+def proof_of(executor: Executor) -> asyncio.Future[None]:
+    """Return a future that is done once an executor has taken a task."""
+    return asyncio.get_running_loop().run_in_executor(executor, _nothing)
 
 
 def _nothing() -> None:

@@ -66,7 +66,7 @@ class OwnAddress(NamedTuple):
 
     @property
     def is_usable(self) -> bool:
-        """True if the host may send from the address: DAD is over, and has found nobody."""
+        """True if the host may send from the address: DAD has ended, and found no other owner."""
         return not self.flags & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE)
 
 

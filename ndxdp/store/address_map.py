@@ -15,7 +15,6 @@ import contextlib
 import errno
 import os
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -23,14 +22,13 @@ from typing import Self
 from ndxdp import progress
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.bpf_maps import KernelMap
-from ndxdp.store import pins
+from ndxdp.store import only_element, pins
 from ndxdp.store.address_table import AddressTable
 from ndxdp.store.parked_map import ParkedMap
 
 PIN = abi.TABLE.name
 """The name of the pin of the table."""
 
-_KEY0 = bytes(4)
 _ADDRESS, _RULE, _WORD = (
     struct.Struct("16s"),
     struct.Struct(f"{abi.RULE.size}s"),
@@ -295,12 +293,11 @@ class AddressMap:
 
     def _published(self) -> int:
         """Return the number of the table that the program reads; 0 for none."""
-        found = self.outer.lookup(_KEY0)
-        return int.from_bytes(found or b"", sys.byteorder)
+        return only_element.number_in(self.outer)
 
     def _publish(self) -> None:
-        """Make the program read the table. The kernel waits until no program reads another one."""
-        self.outer.update(_KEY0, self._table.fd.to_bytes(4, sys.byteorder))
+        """Make the program read the table, and no program another one."""
+        only_element.put_into(self.outer, self._table.fd)
 
 
 def _larger(room: int) -> int:

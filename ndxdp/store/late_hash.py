@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +22,8 @@ from ndxdp.errors import Damaged, NdxdpError, is_exhausted
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.kernel.parked import Parked
-from ndxdp.store import pins
+from ndxdp.store import only_element, pins
 from ndxdp.store.parked_map import ParkedMap
-
-_KEY0 = bytes(4)
 
 
 class LateHash:
@@ -221,14 +218,13 @@ class LateHash:
         try:
             pins.pin(made.fd, self._directory / self.pin_name)
         except OSError as error:
+            if error.errno == errno.ENOENT:  # the directory was removed
+                return made  # whoever restores the pins pins the hash, too
+            made.close()
             other = self._pinned() if error.errno == errno.EEXIST else None
-            if other or error.errno != errno.ENOENT:
-                made.close()
             if other:
                 return other
-            if error.errno != errno.ENOENT:
-                raise
-            # The directory was removed. Whoever restores the pins pins the hash, too.
+            raise
         except BaseException:
             made.close()
             raise
@@ -271,8 +267,7 @@ class LateHash:
 
     def _published(self) -> int:
         """Return the kernel's number of the hash in the array; 0 for none."""
-        found = self.array.lookup(_KEY0) if self.array else None
-        return int.from_bytes(found or b"", sys.byteorder)
+        return only_element.number_in(self.array) if self.array else 0
 
     def _publish(self) -> None:
         """Put the hash into the array. The kernel waits until each program finds it."""
@@ -285,7 +280,7 @@ class LateHash:
         made = self._hash
         assert made, "there is a hash"
         with made.opened() if isinstance(made, ParkedMap) else contextlib.nullcontext(made) as it:
-            self.array.update(_KEY0, it.fd.to_bytes(4, sys.byteorder))
+            only_element.put_into(self.array, it.fd)
 
     def _keep(self, found: KernelMap) -> None:
         """Use an open hash. Its descriptor is parked if those of the other maps are."""
